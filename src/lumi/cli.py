@@ -1,0 +1,103 @@
+"""The `lumi` command and the numbered scripts: one table of stages, each run with the same manners.
+
+A stage is a config class and a function of that config; both are named here as text and imported only when
+called, so that `lumi --help` answers at once. Errors a user can mend are printed without a traceback (exit 1);
+Ctrl-C exits with 130 and SIGTERM with 143, finished shards kept.
+"""
+
+import errno
+import importlib
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple, NoReturn
+
+from lumi.errors import LumiError
+
+
+class Stage(NamedTuple):
+    """One subcommand: ``module:ConfigClass`` and ``module:function``, and a line for the overview."""
+
+    config: str
+    run: str
+    about: str
+
+
+STAGES = {
+    "prepare-corpus": Stage(
+        "lumi.corpus:CorpusConfig", "lumi.corpus:prepare_corpus", "clean raw text into a corpus (01_prepare_corpus.py)"
+    ),
+    "train-tokenizer": Stage(
+        "lumi.tokenizer:TokenizerConfig",
+        "lumi.tokenizer:train_tokenizer",
+        "train the one tokenizer (02_train_tokenizer.py)",
+    ),
+    "pack": Stage("lumi.data:PackConfig", "lumi.data:pack_dataset", "tokenize and pack a corpus (03_pack_dataset.py)"),
+    "pretrain": Stage(
+        "lumi.pretraining:PretrainConfig", "lumi.pretraining:pretrain", "train a model from scratch (04_pretrain.py)"
+    ),
+    "evaluate": Stage(
+        "lumi.evaluation:EvaluateConfig", "lumi.evaluation:evaluate", "measure a checkpoint (05_evaluate.py)"
+    ),
+    "generate": Stage("lumi.inference:GenerateConfig", "lumi.inference:run_generate", "continue a prompt"),
+    "report": Stage(
+        "lumi.evaluation:ReportConfig", "lumi.evaluation:write_report", "one HTML page about a run, with pictures"
+    ),
+    "demo": Stage("lumi.demo:DemoConfig", "lumi.demo:run_demo", "the whole road on embedded text, in minutes"),
+    "check-env": Stage("lumi.environment:CheckConfig", "lumi.environment:check_environment", "what this machine has"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run one stage and exit: 0 done, 1 an error the user can mend, 2 usage, 130/143 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        _print_overview()
+        sys.exit(0)
+    name = arguments[0].replace("_", "-")
+    if name not in STAGES:
+        print(f"lumi: no command {arguments[0]!r}; there are: {', '.join(STAGES)}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(run_stage(STAGES[name], arguments[1:], prog=f"lumi {name}"))
+
+
+def run_stage(stage: Stage, argv: Sequence[str], *, prog: str) -> int:
+    """Parse, run, and turn what went wrong into one clear line and an exit code."""
+    from lumi.config import parse_config
+    from lumi.progress import say
+
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        run = _resolve(stage.run)
+        run(parse_config(_resolve(stage.config), argv, prog=prog))
+    except LumiError as error:
+        say(f"error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted; what was finished is kept, the same command continues from there")
+        return 130
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        say(f"error: the disk is full ({error.filename or 'while writing'})\n  -> free some space and run the same"
+            " command again: finished shards are kept")  # fmt: skip
+        return 1
+    return 0
+
+
+def _terminate(_signal: int, _frame: object) -> NoReturn:
+    sys.exit(143)
+
+
+def _resolve(name: str):  # type: ignore[no-untyped-def]  # a class or a function, known only by its name
+    module, attribute = name.split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _print_overview() -> None:
+    print("usage: lumi COMMAND [options]\n")
+    for name, stage in STAGES.items():
+        print(f"  {name:<16} {stage.about}")
+    print("\n`lumi COMMAND --help` lists the options of one command.")

@@ -1,0 +1,36 @@
+"""Keyed random generators: every random choice is named by (seed, purpose).
+
+Nothing in Lumi draws from a global generator except torch's own layers, whose state is part of every
+checkpoint. Two purposes never share a stream, so adding a random choice somewhere moves no other.
+"""
+
+import hashlib
+
+import numpy as np
+import torch
+
+
+def _key(seed: int, purpose: tuple[str | int, ...]) -> bytes:
+    named = "/".join([str(seed), *(f"{type(part).__name__}:{part}" for part in purpose)])
+    return hashlib.sha256(named.encode()).digest()
+
+
+def generator(seed: int, *purpose: str | int) -> np.random.Generator:
+    """Return the NumPy generator of this purpose, e.g. ``generator(seed, "rows", dataset, epoch)``."""
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(_key(seed, purpose)[:16], "little")))
+
+
+def torch_generator(seed: int, *purpose: str | int, device: str | torch.device = "cpu") -> torch.Generator:
+    """Return the torch generator of this purpose on ``device``."""
+    made = torch.Generator(device)
+    made.manual_seed(int.from_bytes(_key(seed, purpose)[:8], "little") >> 1)
+    return made
+
+
+def unit_interval(seed: int, purpose: str, content: bytes) -> float:
+    """Map content to [0, 1): the same bytes always land on the same point, whatever else exists.
+
+    Used where a choice must not depend on order or company, such as the split of a document.
+    """
+    digest = hashlib.sha256(_key(seed, (purpose,)) + content).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
