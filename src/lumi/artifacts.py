@@ -24,7 +24,7 @@ from typing import IO, Any, Self
 
 from pydantic import Field, ValidationError
 
-from lumi.config import Config
+from lumi.config import Config, read_json_object
 from lumi.errors import ConfigError, IntegrityError
 
 MANIFEST = "manifest.json"
@@ -108,10 +108,13 @@ def read_manifest(folder: Path, kind: str, way_out: str) -> Manifest:
     if not path.is_file():
         state = "is incomplete (it has no manifest.json)" if folder.is_dir() else "does not exist"
         raise IntegrityError(f"{kind} {folder} {state}", way_out)
+    written = path.read_bytes()
     try:
-        manifest = Manifest.load(path)
+        manifest = _unseal(read_json_object(path))
     except (ConfigError, ValidationError) as error:
         raise IntegrityError(f"{path} is damaged: {error}", way_out) from None
+    if manifest is None or _sealed(manifest) != written:
+        raise IntegrityError(f"{path} is damaged, or was changed by hand: its seal does not fit", way_out)
     if manifest.kind != kind:
         raise IntegrityError(f"{folder} holds a {manifest.kind}, a {kind} is needed here", f"check the path. {way_out}")
     if manifest.format_version != FORMAT_VERSION:
@@ -129,8 +132,6 @@ def verify(folder: Path, kind: str, way_out: str) -> Manifest:
         IntegrityError: as `read_manifest`; a file is missing, has another size or other bytes.
     """
     manifest = read_manifest(folder, kind, way_out)
-    if manifest.key != _manifest_key(manifest.kind, manifest.config, manifest.inputs):
-        raise IntegrityError(f"{folder / MANIFEST} was changed by hand: its key does not fit its contents", way_out)
     for out in manifest.outputs:
         path = folder / out.file
         if not path.is_file():
@@ -142,6 +143,18 @@ def verify(folder: Path, kind: str, way_out: str) -> Manifest:
                 f"{path} is damaged: sha256 {found[:12]}, its manifest says {out.sha256[:12]}", way_out
             )
     return manifest
+
+
+def _sealed(manifest: Manifest) -> bytes:
+    """Return the bytes of a manifest file: its contents and, as ``seal``, their sha256."""
+    contents = manifest.resolved()
+    sealed = {**contents, "seal": sha256_bytes(canonical_json(contents))}
+    return json.dumps(sealed, indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+def _unseal(data: dict[str, Any]) -> Manifest | None:
+    seal = data.pop("seal", None)
+    return Manifest.model_validate_json(json.dumps(data)) if seal == sha256_bytes(canonical_json(data)) else None
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -167,7 +180,7 @@ def complete(partial: Path, final: Path, manifest: Manifest) -> None:
     every moment.
     """
     write_run_info(partial)
-    write_atomically(partial / MANIFEST, json.dumps(manifest.resolved(), indent=1, ensure_ascii=False).encode() + b"\n")
+    write_atomically(partial / MANIFEST, _sealed(manifest))
     for path in partial.rglob("*"):
         _fsync(path)
     _fsync(partial)
@@ -200,7 +213,8 @@ def _fsync(path: Path) -> None:
         os.close(handle)
 
 
-def _manifest_key(kind: str, config: dict[str, Any], inputs: Iterable[Input]) -> str:
+def manifest_key(kind: str, config: dict[str, Any], inputs: Iterable[Input]) -> str:
+    """Return the hash by which a stage finds its own output: what it is, from which config and inputs."""
     named = {"kind": kind, "format": FORMAT_VERSION, "config": config, "inputs": [i.sha256 for i in inputs]}
     return sha256_bytes(canonical_json(named))
 
@@ -234,7 +248,7 @@ class Workspace:
         self.kind = kind
         self.config = config.identity()
         self.inputs = tuple(inputs)
-        self.key = _manifest_key(kind, self.config, self.inputs)
+        self.key = manifest_key(kind, self.config, self.inputs)
         self.path = output_dir.with_name(f"{output_dir.name}.partial-{self.key[:12]}")
         self.fresh = fresh
         self._records: dict[str, OutputFile] = {}

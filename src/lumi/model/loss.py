@@ -1,0 +1,88 @@
+"""Head and cross entropy together, chunk by chunk, so that the logits never exist whole.
+
+With 32768 classes the logits are by far the largest tensor of a small model. The gradient of the *summed* loss
+is linear in the incoming gradient, so it is made in the forward pass, while a chunk's logits are at hand, and
+only scaled in the backward pass. Shapes: N positions, D d_model, V vocabulary, C positions in a chunk.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lumi.model.llama import Linear, Llama
+
+IGNORE = -100  # label of a position that is not scored
+_CHUNK_LOGITS = {"cpu": 2**22, "cuda": 2**27}  # logits in one chunk
+
+
+def chunk_positions(device_type: str, vocab_size: int) -> int:
+    """Return how many positions to take at once."""
+    return max(1, _CHUNK_LOGITS.get(device_type, 2**24) // vocab_size)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """sum over positions of -log softmax(hidden W^T)[label]."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor) -> Tensor:
+        weight = weight_VD.to(hidden_ND.dtype)
+        total = torch.zeros((), device=hidden_ND.device)
+        grad_hidden = torch.empty_like(hidden_ND)
+        grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32)
+        step = chunk_positions(hidden_ND.device.type, weight.shape[0])
+        for start in range(0, hidden_ND.shape[0], step):
+            hidden_CD, labels_C = hidden_ND[start : start + step], labels_N[start : start + step]
+            scored_C = labels_C != IGNORE
+            target_C1 = labels_C.clamp(min=0).unsqueeze(1)
+            logits_CV = F.linear(hidden_CD, weight).float()
+            log_sum_C1 = logits_CV.logsumexp(1, keepdim=True)
+            label_logit_C1 = logits_CV.gather(1, target_C1)
+            total = total + ((log_sum_C1 - label_logit_C1).squeeze(1) * scored_C).sum()
+            grad_CV = logits_CV.sub_(log_sum_C1).exp_()  # softmax; minus the one-hot label:
+            if torch.compiler.is_compiling():  # a comparison fuses into the same pass, an index would not
+                grad_CV = grad_CV - (torch.arange(weight.shape[0], device=weight.device) == target_C1).float()
+            else:
+                grad_CV.scatter_add_(1, target_C1, torch.full_like(log_sum_C1, -1.0))
+            grad_CV = grad_CV.mul_(scored_C.unsqueeze(1)).to(hidden_ND.dtype)
+            grad_hidden[start : start + step] = grad_CV @ weight
+            grad_weight += grad_CV.t() @ hidden_CD
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return grad_hidden * grads[0].to(grad_hidden.dtype), grad_weight * grads[0], None
+
+
+def summed_loss(model: Llama, hidden_BTD: Tensor, labels_BT: Tensor) -> Tensor:
+    """Return the summed cross entropy in nats, a float32 scalar; positions labelled `IGNORE` do not count.
+
+    The chunked form needs the bare head weight, so a head that is wrapped (LoRA) is called as it is.
+    """
+    hidden_ND, labels_N = hidden_BTD.flatten(0, 1), labels_BT.flatten()
+    if type(model.lm_head) is not Linear:
+        return F.cross_entropy(model.lm_head(hidden_ND).float(), labels_N, ignore_index=IGNORE, reduction="sum")
+    if not torch.is_grad_enabled():
+        return _losses(model, hidden_ND, labels_N).sum()
+    loss: Tensor = _LinearCrossEntropy.apply(hidden_ND, model.lm_head.weight, labels_N)  # type: ignore[no-untyped-call]
+    return loss
+
+
+@torch.no_grad()
+def next_token_losses(model: Llama, tokens_BT: Tensor, labels_BT: Tensor) -> Tensor:
+    """Return the loss of every position in nats, float32 [B, T]; 0 where the label is `IGNORE`."""
+    hidden = model.hidden(tokens_BT)
+    return _losses(model, hidden.flatten(0, 1), labels_BT.flatten()).view_as(labels_BT)
+
+
+def _losses(model: Llama, hidden_ND: Tensor, labels_N: Tensor) -> Tensor:
+    step = chunk_positions(hidden_ND.device.type, model.config.vocab_size)
+    return torch.cat(
+        [
+            F.cross_entropy(model.lm_head(hidden).float(), labels, ignore_index=IGNORE, reduction="none")
+            for hidden, labels in zip(torch.split(hidden_ND, step), torch.split(labels_N, step), strict=True)
+        ]
+    )

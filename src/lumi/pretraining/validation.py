@@ -1,0 +1,37 @@
+"""Validation during training: the loss on fixed held-out rows, data set by data set, over all ranks."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from lumi.data import ShardedTokenizedDataset
+from lumi.model import IGNORE, Llama, next_token_losses
+from lumi.training import Ranks, next_token_labels
+
+
+class HeldOutLoss:
+    """Mean loss in nats per scored token, over the first ``rows`` rows of each data set's held-out split.
+
+    Rows are shared out over the ranks and weighed by their tokens, so the figure does not depend on the
+    number of ranks or on the micro-batch.
+    """
+
+    def __init__(
+        self, datasets: Sequence[ShardedTokenizedDataset], *, rows: int, micro_batch_size: int, ranks: Ranks
+    ) -> None:
+        self.datasets, self.rows, self.micro_batch_size, self.ranks = datasets, rows, micro_batch_size, ranks
+
+    def __call__(self, model: Llama) -> Mapping[str, float]:
+        return {dataset.name: self._loss(model, dataset) for dataset in self.datasets}
+
+    def _loss(self, model: Llama, dataset: ShardedTokenizedDataset) -> float:
+        mine = np.arange(min(self.rows, len(dataset)))[self.ranks.rank :: self.ranks.world_size]
+        sums = torch.zeros(2, dtype=torch.float64, device=self.ranks.device)
+        for start in range(0, len(mine), self.micro_batch_size):
+            rows = dataset.rows(mine[start : start + self.micro_batch_size]).astype("int64")
+            tokens_BT, labels_BT = next_token_labels(torch.from_numpy(rows).to(self.ranks.device))
+            sums[0] += next_token_losses(model, tokens_BT, labels_BT).sum()
+            sums[1] += (labels_BT != IGNORE).sum()
+        total, count = self.ranks.sum(sums).tolist()
+        return float(total / max(count, 1.0))

@@ -1,0 +1,109 @@
+"""Where a run begins: anew, exactly where it stopped, or as a new data phase on an older checkpoint.
+
+    --fresh                        -> anew, the old run set aside
+    --resume_from_checkpoint X     -> X is verified; same data: continue X; other data: a new phase on X's weights
+    nothing                        -> the newest complete checkpoint of the run folder, if there is one
+
+Nothing here ever falls back: what cannot be continued as asked is an error.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lumi.errors import ResumeError
+from lumi.progress import say
+from lumi.training.checkpoint import STATE, newest_complete, read_run, step_folders, verify_checkpoint
+
+
+@dataclass(frozen=True)
+class Start:
+    """What to load before the first step."""
+
+    checkpoint: Path | None  # None: freshly drawn weights
+    new_phase: bool = False  # keep weights and optimiser, begin with new data at position 0
+    finished: bool = False  # nothing is left to do
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the present command asks for."""
+
+    run_folder: Path
+    settings: dict[str, Any]  # must equal the checkpoint's for an automatic resume
+    fingerprint: str  # of data sets, weights, seed and row length
+    max_steps: int
+
+
+def find_start(wanted: Wanted, *, explicit: Path | None, fresh: bool) -> Start:
+    """Decide where a run begins.
+
+    Raises:
+        ResumeError: a checkpoint is missing, or was made with other settings or data than asked for.
+        IntegrityError: the checkpoint that was named is incomplete or damaged.
+    """
+    if fresh:
+        _set_aside(wanted.run_folder)
+        return Start(None)
+    if explicit is not None:
+        return _explicit(wanted, explicit)
+    newest = newest_complete(wanted.run_folder)
+    if newest is None:
+        if broken := step_folders(wanted.run_folder):
+            raise ResumeError(
+                f"none of the {len(broken)} checkpoints in {wanted.run_folder} is complete",
+                "pass --fresh to start anew (the old folder is set aside), or give --resume_from_checkpoint",
+            )
+        return Start(None)
+    made = read_run(newest)["settings"]
+    if different := sorted(k for k in {*made, *wanted.settings} if made.get(k) != wanted.settings.get(k)):
+        changes = ", ".join(f"{k}: {made.get(k)} -> {wanted.settings.get(k)}" for k in different)
+        raise ResumeError(
+            f"{wanted.run_folder} holds a run with other settings ({changes})",
+            "use its settings, another --output_dir, or --fresh (the old run is set aside)",
+        )
+    if _progress(newest)["loader"]["fingerprint"] != wanted.fingerprint:
+        raise ResumeError(
+            f"{wanted.run_folder} holds a run on other data (data sets, weights, seed or row length differ)",
+            f"to go on with new data as a new phase: --resume_from_checkpoint {newest}; to start anew: --fresh",
+        )
+    return _continue(wanted, newest)
+
+
+def _explicit(wanted: Wanted, checkpoint: Path) -> Start:
+    verify_checkpoint(checkpoint)
+    if _progress(checkpoint)["loader"]["fingerprint"] == wanted.fingerprint:
+        return _continue(wanted, checkpoint)
+    # Other data: a new phase. The same command again finds the phase's own newest checkpoint.
+    origin = _progress(checkpoint)["step"]
+    newest = newest_complete(wanted.run_folder)
+    if newest is not None and newest.resolve() != checkpoint.resolve():
+        done = _progress(newest)
+        if done["phase_start"] == origin and done["loader"]["fingerprint"] == wanted.fingerprint:
+            return _continue(wanted, newest)
+    say(f"new data phase: weights and optimiser of {checkpoint}, data from the beginning, {wanted.max_steps} steps")
+    return Start(checkpoint, new_phase=True)
+
+
+def _continue(wanted: Wanted, checkpoint: Path) -> Start:
+    done = _progress(checkpoint)
+    finished = done["step"] >= done["phase_start"] + wanted.max_steps
+    if not finished:
+        say(f"resuming from {checkpoint}")
+    return Start(checkpoint, finished=finished)
+
+
+def _progress(checkpoint: Path) -> dict[str, Any]:
+    progress: dict[str, Any] = json.loads((checkpoint / STATE / "state.json").read_text(encoding="utf8"))
+    return progress
+
+
+def _set_aside(run_folder: Path) -> None:
+    if not run_folder.exists():
+        return
+    number = 1
+    while (aside := run_folder.with_name(f"{run_folder.name}.old-{number}")).exists():
+        number += 1
+    run_folder.rename(aside)
+    say(f"the old run now stands in {aside}")

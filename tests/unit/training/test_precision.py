@@ -1,0 +1,27 @@
+"""fp16's loss scale."""
+
+import torch
+
+from lumi.training.precision import LossScale, choose_precision
+
+
+def test_the_scale_halves_after_a_bad_step_and_doubles_after_2000_good_ones():
+    scale = LossScale(enabled=True, device=torch.device("cpu"))
+    scale.update(torch.tensor(True))
+    assert scale.scale == 32768
+    for _ in range(1999):
+        scale.update(torch.tensor(False))
+    assert scale.scale == 32768
+    scale.update(torch.tensor(False))
+    assert scale.scale == 65536
+
+
+def test_outside_fp16_it_stays_one():
+    scale = LossScale(enabled=False, device=torch.device("cpu"))
+    scale.update(torch.tensor(True))
+    assert scale.scale == 1
+
+
+def test_a_cpu_computes_in_fp32_unless_asked():
+    assert choose_precision("auto", torch.device("cpu")) == "fp32"
+    assert choose_precision("bf16", torch.device("cpu")) == "bf16"
