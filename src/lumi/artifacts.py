@@ -24,6 +24,7 @@ from typing import IO, Any, Self
 
 from pydantic import Field, ValidationError
 
+from lumi import __version__
 from lumi.config import Config, read_json_object
 from lumi.errors import ConfigError, IntegrityError
 
@@ -84,7 +85,7 @@ def sha256_file(path: Path) -> str:
 
 def package_versions(*names: str) -> dict[str, str]:
     """Return the installed versions of Lumi and of these packages."""
-    return {name: metadata.version(name) for name in ("lumi-lab", *names)}
+    return {"lumi": __version__, **{name: metadata.version(name) for name in names}}
 
 
 def artifact_input(folder: Path, relative_to: Path) -> Input:

@@ -18,9 +18,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from lumi.errors import ConfigError
+
+
+class FileOnly:
+    """Marks a field that only a file can give, as it has no shape on a command line: ``Annotated[..., FileOnly]``."""
 
 
 class Config(BaseModel):
@@ -55,16 +59,17 @@ class Config(BaseModel):
         return out
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read one JSON file.
+    def load(cls, path: str | Path, **overrides: Any) -> Self:
+        """Read one JSON file; ``overrides`` are JSON values that stand in for the file's.
 
         Raises:
             ConfigError: not there, not JSON, a key twice, an unknown key, a wrong type or value.
         """
-        return cls._validated(read_json_object(Path(path)), where=str(path))
+        return cls.from_values({**read_json_object(Path(path)), **overrides}, where=str(path))
 
     @classmethod
-    def _validated(cls, data: dict[str, Any], where: str) -> Self:
+    def from_values(cls, data: dict[str, Any], where: str) -> Self:
+        """Build from JSON values; ``where`` names their source in an error."""
         try:
             # Through JSON text: in strict mode only JSON input may give a list for a tuple, a string for a path.
             return cls.model_validate_json(json.dumps(data))
@@ -118,7 +123,8 @@ def parse_config(cls: type[ConfigT], argv: Sequence[str], *, prog: str) -> Confi
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config", type=Path)
     found, rest = finder.parse_known_args(argv)
-    default = cls.load(found.config) if found.config else None
+    from_file = read_json_object(found.config) if found.config else {}
+    default = _partial(cls, from_file, str(found.config)) if found.config else None
     about = (cls.__doc__ or "").strip() + "\n\n--config FILE reads a JSON file first; options here override it."
     mirror = _mirror(cls)
     options: dict[str, Any] = {} if default is None else {"default": _reflect(mirror, default)}
@@ -131,7 +137,16 @@ def parse_config(cls: type[ConfigT], argv: Sequence[str], *, prog: str) -> Confi
         config=(tyro.conf.OmitArgPrefixes,),
         **options,
     )
-    return cls._validated(json.loads(json.dumps(dataclasses.asdict(parsed), default=str)), where="command line")
+    values = json.loads(json.dumps(dataclasses.asdict(parsed), default=str))
+    file_only = {name: from_file[name] for name in from_file if name not in values}
+    return cls.from_values({**file_only, **values}, where="command line")
+
+
+def _partial(cls: type[ConfigT], values: dict[str, Any], where: str) -> Config:
+    """Check a file's values while fields that the command line must add are still missing (they are None)."""
+    missing = {n: (Any, None) for n, info in cls.model_fields.items() if info.is_required() and n not in values}
+    partial: type[Config] = create_model(cls.__name__, __base__=cls, **missing)  # type: ignore[call-overload]
+    return partial.from_values(values, where)
 
 
 def _mirror(cls: type[Config]) -> type[Any]:
@@ -140,6 +155,8 @@ def _mirror(cls: type[Config]) -> type[Any]:
 
     fields: list[Any] = []
     for name, info in cls.model_fields.items():
+        if FileOnly in info.metadata:
+            continue
         kind: Any = info.annotation
         nested = isinstance(kind, type) and issubclass(kind, Config)
         kind = _mirror(kind) if nested else Annotated[kind, arg(help=info.description or "")]
@@ -155,11 +172,16 @@ def _mirror(cls: type[Config]) -> type[Any]:
 
 
 def _reflect(mirror: type[Any], config: Config) -> Any:
-    """Return the config's values in the shape of its mirror."""
+    """Return the config's values in the shape of its mirror; those not known yet must come from the command line."""
+    from tyro import MISSING
+
     values = {}
+    unknown = {name for name, info in type(config).model_fields.items() if info.annotation is Any}
     for field in dataclasses.fields(mirror):
         value = getattr(config, field.name)
-        values[field.name] = _reflect(field.type, value) if isinstance(value, Config) else value  # type: ignore[arg-type]
+        if isinstance(value, Config):
+            value = _reflect(field.type, value)  # type: ignore[arg-type]
+        values[field.name] = MISSING if field.name in unknown else value
     return mirror(**values)
 
 

@@ -5,6 +5,7 @@ checkpoint. Two purposes never share a stream, so adding a random choice somewhe
 """
 
 import hashlib
+import random
 
 import numpy as np
 import torch
@@ -25,6 +26,14 @@ def torch_generator(seed: int, *purpose: str | int, device: str | torch.device =
     made = torch.Generator(device)
     made.manual_seed(int.from_bytes(_key(seed, purpose)[:8], "little") >> 1)
     return made
+
+
+def seed_global_generators(seed: int, rank: int = 0) -> None:
+    """Seed Python's, NumPy's and torch's global generators, which layers of third parties (dropout) draw from."""
+    key = int.from_bytes(_key(seed, ("global", rank))[:8], "little") >> 1
+    random.seed(key)
+    np.random.seed(key % 2**32)
+    torch.manual_seed(key)
 
 
 def unit_interval(seed: int, purpose: str, content: bytes) -> float:

@@ -14,12 +14,14 @@ import torch
 
 from lumi.artifacts import package_versions
 from lumi.data import BatchLoader, ShardedTokenizedDataset, WeightedMultiDatasetSampler
+from lumi.data.dataset import Split
 from lumi.errors import ConfigError, DataError
 from lumi.model import Llama, choose_attention, count_parameters, create_model
 from lumi.model.pretrained import set_weights
 from lumi.pretraining.config import PretrainConfig
 from lumi.pretraining.validation import HeldOutLoss
 from lumi.progress import say
+from lumi.randomness import seed_global_generators
 from lumi.tokenizer import Tokenizer, require_same_tokenizer
 from lumi.training import CausalLMObjective, Ranks, RunFolder, Trainer, join_ranks, read_run, read_state, read_weights
 from lumi.training.resume import Start, Wanted, find_start
@@ -31,6 +33,7 @@ def pretrain(config: PretrainConfig) -> Path:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
         torch.use_deterministic_algorithms(True)
     ranks = join_ranks(config.training.device)
+    seed_global_generators(config.training.seed, ranks.rank)
     try:
         return _pretrain(config, ranks)
     finally:
@@ -96,7 +99,7 @@ def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
     return final
 
 
-def _open(path: Path, split: str, config: PretrainConfig) -> ShardedTokenizedDataset:
+def _open(path: Path, split: Split, config: PretrainConfig) -> ShardedTokenizedDataset:
     if not path.is_dir():
         raise DataError(
             f"no packed data at {path}", f"pack a corpus first: scripts/03_pack_dataset.py ... --output_dir {path}"

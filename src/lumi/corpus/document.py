@@ -1,0 +1,50 @@
+"""A document, the one currency of the corpus stage, and the shards it is kept in."""
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+from lumi.artifacts import verify
+from lumi.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One text with its origin; ``id`` is made of the text's own sha256."""
+
+    id: str
+    text: str
+    source: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def to_line(self) -> bytes:
+        record = {"id": self.id, "text": self.text, "source": self.source, "metadata": self.metadata}
+        return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+
+
+def read_shard(path: Path) -> Iterator[Document]:
+    """Yield the documents of one ``.jsonl.zst`` shard."""
+    with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as stream:
+        for line in io.TextIOWrapper(stream, encoding="utf8", newline="\n"):
+            yield Document(**json.loads(line))
+
+
+def read_documents(corpus_dir: Path) -> Iterator[Document]:
+    """Yield all documents of a corpus, after hashing every file of it.
+
+    Raises:
+        DataError: no such corpus.
+        IntegrityError: incomplete or damaged.
+    """
+    if not corpus_dir.is_dir():
+        raise DataError(f"no corpus at {corpus_dir}", "prepare it first (scripts/01_prepare_corpus.py)")
+    manifest = verify(
+        corpus_dir, "corpus", f"prepare it again: scripts/01_prepare_corpus.py ... --output_dir {corpus_dir}"
+    )
+    for out in manifest.files(prefix="shard_", suffix=".jsonl.zst"):
+        yield from read_shard(corpus_dir / out.file)

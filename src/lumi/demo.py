@@ -1,0 +1,114 @@
+"""The whole road in one command: corpus -> tokenizer -> packing -> pretraining -> evaluation -> samples -> report.
+
+`make demo` walks it on the embedded text, `make test-pipeline` on synthetic text. Every step is the stage that
+the numbered scripts run; this file only calls them in order, under one folder of their own.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from lumi.config import Config
+from lumi.progress import console, say
+
+
+class DataRecipe(Config):
+    """From a corpus to packed rows: the tokenizer and packing configs of one data set."""
+
+    description: str = ""
+    """What this recipe is for."""
+    tokenizer: dict[str, Any]
+    """As for 02_train_tokenizer.py."""
+    packing: dict[str, Any]
+    """As for 03_pack_dataset.py."""
+
+
+class DemoConfig(Config):
+    """The whole road, from raw text to a report, under one folder; run again, every finished step is kept."""
+
+    corpus: Path = Path("config/datasets/sources/embedded.json")
+    """Config of the corpus stage."""
+    data: Path = Path("config/datasets/training_configs/demo.json")
+    """Config of tokenizer and packing."""
+    pretrain: Path = Path("config/demo.json")
+    """Config of the pretraining run."""
+    output_dir: Path = Path("runs/demo")
+    """Everything is written below this folder."""
+    prompts: tuple[str, ...] = ("The history of", "A computer is", "In 1969,", "Water is")
+    """What the trained model continues at the end."""
+    sample_tokens: int = Field(default=60, gt=0)
+    """Length of each continuation."""
+
+
+def run_demo(config: DemoConfig) -> Path:
+    """Walk the whole road; return the path of the HTML report."""
+    # Imported here: `lumi --help` and the checks of a config need none of it.
+    from lumi.corpus import CorpusConfig, prepare_corpus
+    from lumi.data import PackConfig, pack_dataset
+    from lumi.evaluation import EvaluateConfig, ReportConfig, evaluate, write_report
+    from lumi.pretraining import PretrainConfig, pretrain
+    from lumi.tokenizer import TokenizerConfig, train_tokenizer
+
+    started = time.monotonic()
+    root = config.output_dir
+    corpus_dir, tokenizer_dir, data_dir = root / "corpus", root / "tokenizer", root / "packed"
+    run_dir = root / "checkpoints"
+    recipe = DataRecipe.load(config.data)
+
+    _headline("1/7 corpus")
+    prepare_corpus(CorpusConfig.load(config.corpus, output_dir=str(corpus_dir)))
+    _headline("2/7 tokenizer")
+    train_tokenizer(_section(TokenizerConfig, recipe.tokenizer, corpus_dirs=[corpus_dir], output_dir=tokenizer_dir))
+    _headline("3/7 packing")
+    packing = _section(
+        PackConfig, recipe.packing, corpus_dir=corpus_dir, tokenizer_path=tokenizer_dir, output_dir=data_dir
+    )
+    pack_dataset(packing)
+    _headline("4/7 pretraining")
+    final = pretrain(PretrainConfig.load(config.pretrain, data_dirs=[str(data_dir)], output_dir=str(run_dir)))
+    _headline("5/7 evaluation")
+    evaluate(EvaluateConfig(model_path=final, data_dirs=(data_dir,), output_dir=run_dir / "evaluation"))
+    _headline("6/7 samples")
+    _write_samples(config, final, run_dir / "samples.json")
+    _headline("7/7 report")
+    report = write_report(ReportConfig(run=run_dir))
+    _show(run_dir, report, time.monotonic() - started)
+    return report
+
+
+def _headline(text: str) -> None:
+    console().print(f"\n[bold]{text}[/bold]")
+
+
+def _section(cls: type[Any], values: dict[str, Any], **places: Any) -> Any:
+    placed = {k: [str(p) for p in v] if isinstance(v, list) else str(v) for k, v in places.items()}
+    return cls.from_values({**values, **placed}, where=cls.__name__)
+
+
+def _write_samples(config: DemoConfig, model_path: Path, path: Path) -> None:
+    from lumi.inference import GenerationConfig, generate
+    from lumi.model import load_model
+    from lumi.tokenizer import Tokenizer
+
+    settings = GenerationConfig(max_new_tokens=config.sample_tokens, temperature=0.7, top_k=50, seed=0)
+    completions = generate(load_model(model_path), Tokenizer.load(model_path), list(config.prompts), settings)
+    samples = [
+        {"prompt": prompt, "text": completion.text}
+        for prompt, completion in zip(config.prompts, completions, strict=True)
+    ]
+    path.write_text(json.dumps(samples, indent=1, ensure_ascii=False) + "\n", encoding="utf8")
+
+
+def _show(run_dir: Path, report: Path, seconds: float) -> None:
+    """Print what the model writes and how it compares; to standard output, as this is the result."""
+    for sample in json.loads((run_dir / "samples.json").read_text(encoding="utf8")):
+        print(f"\n{sample['prompt']}|{sample['text']}")
+    results = json.loads((run_dir / "evaluation" / "results.json").read_text(encoding="utf8"))
+    print("\nHeld-out text, bits per byte (lower is better):")
+    for row in results["compression"]:
+        print(f"  {row['name']:<40} {row['bits_per_byte']:.3f}")
+    print(f"\nReport: {report}")
+    say(f"the whole pipeline took {seconds:,.0f} s")

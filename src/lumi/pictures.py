@@ -1,0 +1,232 @@
+"""Pictures for cards and reports: charts as SVG text, drawn by matplotlib.
+
+The same data give the same bytes (no date, fixed ids), so a picture can be part of an artifact. Text and axes
+take the colour of the page around them, or follow the reader's light or dark setting where the picture stands
+alone; series differ in dashes and markers and not only in colour.
+"""
+
+import html
+import io
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+_INK, _FAINT = "#010203", "#040506"  # stand-ins, replaced by currentColor once drawn
+_COLORS = ("#3f7fd4", "#e0703a", "#2b9c6a", "#b061c4", "#c59a1d", "#7d8794")
+_DASHES: tuple[Any, ...] = (
+    "-",
+    (0, (5, 2)),
+    (0, (1.5, 1.5)),
+    (0, (6, 2, 1.5, 2)),
+    (0, (9, 3)),
+    (0, (3, 1, 1, 1, 1, 1)),
+)
+_MARKERS = "os^Dv*"
+_WIDTH_INCHES = 6.0
+_RC: Any = {
+    "svg.hashsalt": "lumi",
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "path.simplify": True,
+    "path.simplify_threshold": 0.3,
+    "font.family": "DejaVu Sans",  # ships with matplotlib: the layout is the same everywhere
+    "font.size": 11.0,
+    "axes.titlesize": 12.0,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 12.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": _FAINT,
+    "axes.labelcolor": _INK,
+    "axes.titlecolor": _INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _FAINT,
+    "grid.alpha": 0.35,
+    "grid.linewidth": 0.6,
+    "text.color": _INK,
+    "xtick.color": _FAINT,
+    "ytick.color": _FAINT,
+    "xtick.labelcolor": _INK,
+    "ytick.labelcolor": _INK,
+    "legend.frameon": False,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+}
+
+
+def line_chart(
+    title: str,
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    x_label: str,
+    y_label: str,
+    log_y: bool = False,
+) -> str:
+    """Draw each series' (x, y) points as a line; returns SVG text. Series without points are left out."""
+    shown = {name: points for name, points in series.items() if len(points[0])}
+    with _drawing(3.1) as (figure, axes):
+        for index, (name, (x, y)) in enumerate(shown.items()):
+            few = len(x) <= 24
+            axes.plot(
+                x,
+                y,
+                label=_plain(name),
+                color=_COLORS[index % len(_COLORS)],
+                linestyle=_DASHES[index % len(_DASHES)],
+                linewidth=1.7,
+                marker=_MARKERS[index % len(_MARKERS)] if few or len(shown) > 1 else "",
+                markersize=4 if few else 5,
+                markevery=1 if few else (len(x) // 16 + 1 + index, max(len(x) // 8, 1)),
+            )
+        _finish(axes, title, x_label, y_label)
+        axes.xaxis.set_major_formatter(_count)
+        if log_y and any(value > 0 for _, y in shown.values() for value in y):
+            axes.set_yscale("log")
+            _label_log(axes.yaxis)
+        else:
+            axes.yaxis.set_major_formatter(_short)
+        if len(shown) > 1:
+            axes.legend(loc="best", handlelength=3.2, fontsize=10)
+        return _svg(figure, title, empty=not shown)
+
+
+def bar_chart(title: str, values: Mapping[str, float], *, x_label: str) -> str:
+    """Draw one horizontal bar per name, first on top, each with its value printed; returns SVG text."""
+    with _drawing(1.0 + 0.3 * max(len(values), 1)) as (figure, axes):
+        names = [_cut(_plain(name)) for name in values]
+        bars = axes.barh(range(len(values)), list(values.values()), height=0.66, color=_COLORS[0], alpha=0.85)
+        axes.bar_label(bars, labels=[_number(value) for value in values.values()], padding=4, fontsize=10)
+        axes.set_yticks(range(len(values)), names)
+        axes.set_ylim(max(len(values), 1) - 0.5, -0.5)
+        axes.margins(x=0.16)
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.xaxis.set_major_formatter(_count)
+        axes.locator_params(axis="x", nbins=5)
+        _finish(axes, title, x_label, "")
+        return _svg(figure, title, empty=not values)
+
+
+def histogram(title: str, values: Sequence[float], *, x_label: str, log_x: bool = False) -> str:
+    """Draw how often values fall where, in at most 40 bins; ``log_x`` drops values of zero and below."""
+    import numpy as np
+
+    data = np.asarray(values, dtype=np.float64)
+    data = data[np.isfinite(data) & ((data > 0) if log_x else True)]
+    with _drawing(2.8) as (figure, axes):
+        if data.size:
+            low, high = float(data.min()), float(data.max())
+            if low == high:
+                low, high = (low / 2, high * 2) if log_x else (low - 0.5, high + 0.5)
+            edges = np.geomspace(low, high, 41) if log_x else np.linspace(low, high, 41)
+            counts, _ = np.histogram(data, bins=edges)
+            axes.bar(edges[:-1], counts, width=np.diff(edges) * 0.94, align="edge", color=_COLORS[0], alpha=0.85)
+            if log_x:
+                axes.set_xscale("log")
+                _label_log(axes.xaxis)
+            axes.set_ylim(0, 1.18 * max(counts.max(), 1))  # room for the median's label
+            middle = float(np.median(data))
+            axes.axvline(middle, color=_INK, linewidth=1.2, linestyle=(0, (4, 3)))
+            axes.annotate(
+                f"median {_number(middle)}",
+                (middle, 1.0),
+                xycoords=("data", "axes fraction"),
+                xytext=(5, -4),
+                textcoords="offset points",
+                va="top",
+                fontsize=10,
+            )
+        axes.grid(visible=False, axis="x")
+        if not log_x:
+            axes.xaxis.set_major_formatter(_count)
+        axes.yaxis.set_major_formatter(_count)
+        axes.locator_params(axis="y", nbins=4)
+        _finish(axes, title, x_label, "")
+        return _svg(figure, title, empty=not data.size)
+
+
+@contextmanager
+def _drawing(height_inches: float) -> Iterator[tuple["Figure", "Axes"]]:
+    """Yield a figure of our style without touching matplotlib's global state or a display."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_RC), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the reader's fonts draw it
+        figure = Figure(figsize=(_WIDTH_INCHES, height_inches), layout="constrained")
+        yield figure, figure.add_subplot()
+
+
+def _finish(axes: "Axes", title: str, x_label: str, y_label: str) -> None:
+    axes.set_title(_plain(title))
+    axes.set_xlabel(_plain(x_label))
+    axes.set_ylabel(_plain(y_label))
+
+
+def _label_log(axis: "Axis") -> None:
+    """Label 1, 2 and 5 of each power of ten, in plain numbers."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(_count)
+
+
+def _svg(figure: "Figure", title: str, *, empty: bool) -> str:
+    if empty:
+        figure.axes[0].text(0.5, 0.5, "no data", transform=figure.axes[0].transAxes, ha="center", va="center")
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # several pictures share one page
+    text = text.replace("'DejaVu Sans'", "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans'")
+    for stand_in, color in ((_INK, "currentColor"), (_FAINT, "currentColor; stroke-opacity: 0.45")):
+        text = text.replace(f"stroke: {stand_in}", f"stroke: {color}")
+    text = text.replace(f"fill: {_INK}", "fill: currentColor").replace(f"fill: {_FAINT}", "fill: currentColor")
+    text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)
+    head = f'<svg class="picture" role="img" aria-label="{html.escape(_plain(title))}" style="max-width: 40rem"'
+    # a picture that stands alone (an .svg file) chooses its own ink
+    alone = (
+        "<style>svg.picture:root { color: #24292f } @media (prefers-color-scheme: dark)"
+        " { svg.picture:root { color: #d8dee6 } }</style>"
+    )
+    text = text.replace("<svg", head, 1)
+    return re.sub(r"(<svg[^>]*>)", rf"\1\n {alone}", text, count=1)
+
+
+def _count(value: float, _position: object = None) -> str:
+    """Write an axis value short: 1200 -> 1.2k."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.4g}"
+
+
+def _short(value: float, _position: object = None) -> str:
+    return _count(value) if abs(value) >= 1000 or value == 0 else f"{value:.3g}"
+
+
+def _number(value: float) -> str:
+    """Write a value to be read exactly where it is a count, else with four digits."""
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.4g}"
+
+
+def _plain(text: str) -> str:
+    """Leave out what XML cannot hold."""
+    return "".join(char for char in text if char >= " " and not "\ud800" <= char <= "\udfff" and char < "\ufffe")
+
+
+def _cut(text: str, longest: int = 28) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -1,0 +1,81 @@
+"""Invariant 6: an interrupted run that was resumed is, bit for bit, the run that was never interrupted."""
+
+import json
+import signal
+import time
+
+import pytest
+from tests import training_runs
+from tests.training_runs import assert_same_checkpoint, config, settings, start_script
+
+from lumi.pretraining import pretrain
+
+
+def test_sigkill_through_the_script(packed, tmp_path):
+    """The data set has fewer rows than the run needs, so the resume also crosses the border of an epoch."""
+    whole = config([packed], tmp_path / "whole", schedule__max_steps=60)
+    pretrain(whole)
+    assert (
+        whole.training.batch_size * 60
+        > 2 * json.loads((tmp_path / "whole/step_60/run.json").read_text())["data"][0]["rows"]
+    )
+
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(settings([packed], tmp_path / "killed", schedule__max_steps=60)))
+    process = start_script(file)
+    while not (tmp_path / "killed/step_10/manifest.json").exists():
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "killed/final").exists(), "the run ended before it could be killed"
+
+    resumed = start_script(file)
+    output, _ = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, output
+    assert "resuming from" in output
+    assert_same_checkpoint(tmp_path / "whole/step_60", tmp_path / "killed/step_60")
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(packed, tmp_path, number, code):
+    file = tmp_path / "config.json"
+    file.write_text(
+        json.dumps(settings([packed], tmp_path / "run", schedule__max_steps=100_000, training__save_steps=100_000))
+    )
+    process = start_script(file)
+    while not (tmp_path / "run/metrics.jsonl").exists() or not (tmp_path / "run/metrics.jsonl").read_text():
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.01)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == code, output
+    assert "the same command continues" in output
+    (saved,) = (tmp_path / "run").glob("step_*")
+    assert (saved / "manifest.json").exists()
+
+
+def test_a_longer_run_continues_and_a_finished_one_is_up_to_date(packed, tmp_path, capsys):
+    pretrain(config([packed], tmp_path, schedule__max_steps=10, schedule__lr_schedule="constant"))
+    pretrain(config([packed], tmp_path, schedule__max_steps=10, schedule__lr_schedule="constant"))
+    assert "up to date" in capsys.readouterr().err
+    pretrain(config([packed], tmp_path, schedule__max_steps=20, schedule__lr_schedule="constant"))
+    assert [record["step"] for record in training_runs.losses(tmp_path / "final") if record["loss"]] == list(
+        range(1, 21)
+    )
+
+
+def test_two_data_sets_keep_their_mix(packed, packed_other, tmp_path):
+    both = [packed, packed_other]
+    pretrain(config(both, tmp_path / "whole", data_weights=[0.25, 0.75]))
+    pretrain(
+        config(
+            both,
+            tmp_path / "parts",
+            data_weights=[0.25, 0.75],
+            schedule__max_steps=10,
+            schedule__lr_schedule="constant",
+        )
+    )
+    whole = training_runs.losses(tmp_path / "whole/final")
+    assert whole[-2]["mix"] == {packed.name: 20, packed_other.name: 60}

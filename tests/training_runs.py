@@ -1,0 +1,61 @@
+"""Small real pretraining runs for the tests: a packed synthetic data set and a config that trains in seconds."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from lumi.pretraining import PretrainConfig
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def settings(data_dirs: list[Path], output_dir: Path, **changes: Any) -> dict[str, Any]:
+    """Return a config file's contents; ``changes`` are flat (max_steps=...) or ``section__key``."""
+    config: dict[str, Any] = {
+        "name": "test",
+        "model": {"vocab_size": 320, "n_layer": 2, "d_model": 32, "n_head": 2, "head_dim": 16, "sequence_length": 32},
+        "optimizer": {"learning_rate": 0.01},
+        "schedule": {"max_steps": 20},
+        "training": {"batch_size": 4, "log_steps": 1, "save_steps": 10, "eval_rows": 4, "device": "cpu"},
+        "data_dirs": [str(path) for path in data_dirs],
+        "output_dir": str(output_dir),
+    }
+    for name, value in changes.items():
+        section, _, key = name.rpartition("__")
+        (config[section] if section else config)[key] = value
+    return config
+
+
+def config(data_dirs: list[Path], output_dir: Path, **changes: Any) -> PretrainConfig:
+    return PretrainConfig.from_values(settings(data_dirs, output_dir, **changes), where="test")
+
+
+def start_script(config_path: Path, *options: str) -> subprocess.Popen[str]:
+    """Start scripts/04_pretrain.py as a user would."""
+    command = [sys.executable, str(REPOSITORY / "scripts" / "04_pretrain.py"), "--config", str(config_path), *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def assert_same_checkpoint(first: Path, second: Path) -> None:
+    """Weights, optimiser, generators, position and logged losses, bit for bit."""
+    for file in ("model.safetensors", "training_state/optimizer.safetensors", "training_state/rng.safetensors"):
+        one, other = load_file(first / file), load_file(second / file)
+        assert one.keys() == other.keys()
+        for name in one:
+            assert one[name].equal(other[name]), f"{file}: {name} differs"
+    states = [json.loads((folder / "training_state" / "state.json").read_text()) for folder in (first, second)]
+    assert states[0] == states[1]
+    assert losses(first) == losses(second)
+
+
+def losses(checkpoint: Path) -> list[dict[str, Any]]:
+    """Return what the log says apart from times."""
+    lines = (checkpoint / "training_state" / "metrics.jsonl").read_text().splitlines()
+    kept = ("step", "loss", "val_loss", "learning_rate", "grad_norm", "tokens", "mix")
+    return [{key: record.get(key) for key in kept} for record in map(json.loads, lines)]

@@ -1,0 +1,88 @@
+"""A whole chain of small real artifacts: corpus, tokenizer, packed data, checkpoint, and the run around it."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+import zstandard
+
+from lumi.artifacts import Workspace, file_input
+from lumi.config import Config
+from lumi.data import PackConfig, ShardedTokenizedDataset, pack_dataset
+from lumi.model import ModelConfig, count_parameters, create_model
+from lumi.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
+from lumi.training.checkpoint import TrainingState, save_checkpoint
+
+WORDS = """the history of a small old town and its water mill where many people lived in years of good
+weather""".split()  # noqa: SIM905
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """Folders of the chain; nobody may write into them."""
+    root = tmp_path_factory.mktemp("made")
+    texts = [
+        " ".join(WORDS[(n * k + k) % len(WORDS)] for k in range(30)) + f".\n  Na\u00efve {n}.\n" for n in range(60)
+    ]
+    raw = root / "raw.txt"
+    raw.write_text("\n".join(texts), encoding="utf8")
+    lines = "".join(
+        json.dumps({"id": str(n), "text": t, "source": "test", "metadata": {}}) + "\n" for n, t in enumerate(texts)
+    )
+    corpus = root / "corpus"
+    with Workspace(corpus, "corpus", Config(), [file_input(raw, corpus)]) as work:
+        (work.open() / "shard_00000.jsonl.zst").write_bytes(zstandard.compress(lines.encode()))
+        work.record("shard_00000.jsonl.zst", rows=len(texts))
+        counts = {
+            "documents": len(texts),
+            "bytes": sum(len(t.encode()) for t in texts),
+            "dropped": {"too_short": 3, "exact_duplicate": 2},
+        }
+        work.publish(counts=counts, versions={})
+    train_tokenizer(TokenizerConfig(corpus_dirs=(corpus,), output_dir=root / "tokenizer", vocab_size=360))
+    pack = PackConfig(
+        corpus_dir=corpus,
+        tokenizer_path=root / "tokenizer",
+        output_dir=root / "packed",
+        sequence_length=32,
+        val_fraction=0.2,
+        num_workers=1,
+    )
+    pack_dataset(pack)
+    tokenizer = Tokenizer.load(root / "tokenizer")
+    dataset = ShardedTokenizedDataset(root / "packed", "val")
+    shape = ModelConfig(
+        vocab_size=tokenizer.vocab_size, n_layer=1, d_model=32, n_head=2, head_dim=16, sequence_length=32
+    )
+    run = {
+        "config": {"name": "tiny <test>", "description": "A & B", "model": shape.resolved()},
+        "tokenizer_sha256": tokenizer.sha256,
+        "parameters": {"total": count_parameters(shape).total, "non_embedding": 1},
+        "step": 20,
+        "tokens": 1000,
+        "data": [
+            {"name": "packed", "path": str(root / "packed"), "manifest_sha256": dataset.manifest_sha256, "rows": 1}
+        ],
+        "versions": {"torch": "2"},
+        "git_commit": None,
+    }
+    metrics = [
+        {"step": s, "loss": 6.0 - s / 10, "learning_rate": 0.01, "grad_norm": 1.0 + s, "tokens": 50 * s,
+         "tokens_per_second": 100.0, "utilisation": None, "mix": {"packed": s}}
+        for s in range(1, 21)
+    ] + [{"step": 20, "val_loss": {"packed": 4.2}}]  # fmt: skip
+    state = TrainingState({"step": 20, "tokens": 1000}, {"x": torch.zeros(1)}, {"x": torch.zeros(1)}, metrics)
+    final = root / "run" / "final"
+    save_checkpoint(final, create_model(shape), tokenizer, state, run, {})
+    return SimpleNamespace(root=root, raw=raw, packed=root / "packed", tokenizer=root / "tokenizer", final=final)
+
+
+@pytest.fixture
+def tokenizer(made):
+    return Tokenizer.load(made.tokenizer)
+
+
+@pytest.fixture
+def packed_dataset(made):
+    return ShardedTokenizedDataset(made.packed, "val")

@@ -1,0 +1,149 @@
+"""The report: one file, nothing from outside, everything escaped, absent parts named."""
+
+import html
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+
+from lumi.errors import DataError, IntegrityError
+from lumi.evaluation import EvaluateConfig, ReportConfig, evaluate, write_report
+
+EVIL = "<script>alert('x')</script> & $title \u2028 ]]>"
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    """A run folder of its own, every optional part in it."""
+    folder = tmp_path / "run"
+    shutil.copytree(made.final, folder / "final")
+    shutil.copy(folder / "final" / "training_state" / "metrics.jsonl", folder)
+    evaluate(EvaluateConfig(model_path=folder / "final", data_dirs=(made.packed,), output_dir=folder / "evaluation"))
+    (folder / "samples.json").write_text(json.dumps([{"prompt": EVIL, "text": EVIL}]))
+    return folder
+
+
+def page_of(run, **options):
+    return write_report(ReportConfig(run=run, **options)).read_text(encoding="utf8")
+
+
+class Balance(HTMLParser):
+    """Notes tags that are opened and not closed, or the other way round."""
+
+    VOID = {"meta", "br", "path", "use", "rect", "line"}
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def parsed(page):
+    parser = Balance()
+    parser.feed(page)
+    assert parser.open == []
+    return parser.tags
+
+
+def test_one_file_that_asks_for_nothing(run):
+    tags = parsed(page_of(run))
+    assert not {"script", "link", "img", "iframe", "object"} & {tag for tag, _ in tags}
+    references = [v for _, attrs in tags for k, v in attrs.items() if k in ("src", "href", "xlink:href", "srcset")]
+    assert all(reference.startswith("#") for reference in references)
+    page = page_of(run)
+    assert "@import" not in page
+    assert all(url.startswith("#") for url in re.findall(r"url\(([^)]*)\)", page))
+
+
+def test_text_is_escaped(run):
+    page = page_of(run)
+    assert page.count(html.escape(EVIL)) == 2
+    assert "tiny &lt;test&gt;" in page
+    assert "<script" not in page
+
+
+def test_what_it_shows(run, made):
+    page = page_of(run)
+    results = json.loads((run / "evaluation/results.json").read_text())
+    for row in results["compression"]:
+        assert f"{row['bits_per_byte']:.3f}" in page
+    for title in ("Loss", "Learning rate", "Gradient norm, before clipping", "Throughput"):
+        assert f'aria-label="{title}"' in page
+    assert "not recorded on this machine" in page  # utilisation on a CPU
+    for artifact in (made.packed, made.root / "corpus", made.tokenizer):
+        assert f'<span class="path">{artifact.name}</span>' in page
+    assert "raw.txt" in page
+    assert "every link below was checked" in page
+    assert "Too short" in page
+    assert "Bytes per token prose" in page
+
+
+def test_pictures_are_wellformed(run):
+    pictures = re.findall(r"<svg.*?</svg>", page_of(run), re.DOTALL)
+    assert len(pictures) >= 5
+    for picture in pictures:
+        ElementTree.fromstring(picture)
+
+
+def test_absent_parts_are_named(run):
+    shutil.rmtree(run / "evaluation")
+    (run / "samples.json").unlink()
+    (run / "metrics.jsonl").unlink()
+    (run / "final" / "training_state" / "metrics.jsonl").unlink()
+    page = page_of(run)
+    for absent in ("no evaluation/results.json", "no samples.json", "no metrics.jsonl"):
+        assert absent in page
+    parsed(page)
+
+
+def test_data_that_moved_away_is_said(run):
+    path = run / "final" / "run.json"
+    described = json.loads(path.read_text())
+    described["data"][0]["path"] = "moved/away"
+    path.write_text(json.dumps(described))
+    page = page_of(run)
+    assert "not there" in page
+    assert "could not be confirmed" in page
+
+
+def test_a_link_that_changed_is_said(run):
+    path = run / "final" / "run.json"
+    described = json.loads(path.read_text())
+    described["data"][0]["manifest_sha256"] = "0" * 64
+    path.write_text(json.dumps(described))
+    assert '<span class="wrong">changed</span>' in page_of(run)
+
+
+def test_a_checkpoint_folder_is_as_good_as_its_run(run):
+    assert write_report(ReportConfig(run=run / "final")) == run / "report.html"
+
+
+def test_same_run_same_bytes(run, tmp_path):
+    assert page_of(run) == page_of(run, output=tmp_path / "elsewhere" / "page.html")
+
+
+@pytest.mark.parametrize("break_it, error, message", [
+    (lambda run: shutil.rmtree(run), DataError, "no run at"),
+    (lambda run: (run / "final/manifest.json").unlink(), DataError, "no complete checkpoint"),
+    (lambda run: (run / "samples.json").write_text("{"), DataError, "not a list"),
+    (lambda run: (run / "evaluation/results.json").write_text("{}"), DataError, "run the evaluation again"),
+    (lambda run: (run / "final/manifest.json").write_text('{"kind": "checkpoint"}'), IntegrityError, "damaged"),
+])  # fmt: skip
+def test_a_broken_run_is_named(run, break_it, error, message):
+    break_it(run)
+    with pytest.raises(error, match=message):
+        write_report(ReportConfig(run=run))
