@@ -41,6 +41,14 @@ STAGES = {
         "lumi.evaluation:EvaluateConfig", "lumi.evaluation:evaluate", "measure a checkpoint (05_evaluate.py)"
     ),
     "generate": Stage("lumi.inference:GenerateConfig", "lumi.inference:run_generate", "continue a prompt"),
+    "reencode": Stage(
+        "lumi.data:ReencodeConfig",
+        "lumi.data:reencode_dataset",
+        "pack a data set's corpus again with the present tokenizer",
+    ),
+    "tokenizer-reset": Stage(
+        "lumi.tokenizer:ResetConfig", "lumi.tokenizer:reset_tokenizer", "delete the frozen tokenizer, after asking"
+    ),
     "report": Stage(
         "lumi.evaluation:ReportConfig", "lumi.evaluation:write_report", "one HTML page about a run, with pictures"
     ),

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import Field
 
 from lumi.config import Config
+from lumi.model.attention import AttentionName
 from lumi.progress import console, say
 
 
@@ -39,6 +40,8 @@ class DemoConfig(Config):
     """Everything is written below this folder."""
     prompts: tuple[str, ...] = ("The history of", "A computer is", "In 1969,", "Water is")
     """What the trained model continues at the end."""
+    attention: AttentionName | None = None
+    """Attention back end of the training; default: what the pretraining config says."""
     sample_tokens: int = Field(default=60, gt=0)
     """Length of each continuation."""
 
@@ -49,6 +52,7 @@ def run_demo(config: DemoConfig) -> Path:
     from lumi.corpus import CorpusConfig, prepare_corpus
     from lumi.data import PackConfig, pack_dataset
     from lumi.evaluation import EvaluateConfig, ReportConfig, evaluate, write_report
+    from lumi.model import choose_attention
     from lumi.pretraining import PretrainConfig, pretrain
     from lumi.tokenizer import TokenizerConfig, train_tokenizer
 
@@ -57,6 +61,11 @@ def run_demo(config: DemoConfig) -> Path:
     corpus_dir, tokenizer_dir, data_dir = root / "corpus", root / "tokenizer", root / "packed"
     run_dir = root / "checkpoints"
     recipe = DataRecipe.load(config.data)
+    training = PretrainConfig.load(config.pretrain, data_dirs=[str(data_dir)], output_dir=str(run_dir))
+    if config.attention is not None:
+        choose_attention(config.attention)  # what cannot run here is said before any work
+        kept = training.training.model_copy(update={"attention": config.attention})
+        training = training.model_copy(update={"training": kept})
 
     _headline("1/7 corpus")
     prepare_corpus(CorpusConfig.load(config.corpus, output_dir=str(corpus_dir)))
@@ -68,7 +77,7 @@ def run_demo(config: DemoConfig) -> Path:
     )
     pack_dataset(packing)
     _headline("4/7 pretraining")
-    final = pretrain(PretrainConfig.load(config.pretrain, data_dirs=[str(data_dir)], output_dir=str(run_dir)))
+    final = pretrain(training)
     _headline("5/7 evaluation")
     evaluate(EvaluateConfig(model_path=final, data_dirs=(data_dir,), output_dir=run_dir / "evaluation"))
     _headline("6/7 samples")

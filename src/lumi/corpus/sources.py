@@ -50,7 +50,11 @@ def find_files(source: SourceConfig) -> list[Path]:
         else:
             matches = [Path(p) for p in sorted(glob(str(path), recursive=True))]  # noqa: PTH207 - absolute patterns
         if not matches:
-            raise DataError(f"source {source.name}: {pattern} finds no file", "check files in the config")
+            kinds = " ".join(_SUFFIXES[source.kind])
+            raise DataError(
+                f"source {source.name}: no file at {pattern}",
+                f"put files there ({kinds}; also compressed: {' '.join(_COMPRESSED)}), or change `files` in the config",
+            )
         found += matches
     return found
 

@@ -1,0 +1,116 @@
+# One word a step; `make` or `make help` lists them.
+PYTHON ?= python3
+BIN := .venv/bin
+LUMI := $(BIN)/lumi
+RUN := $(BIN)/python
+LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
+
+# On a busy machine spinning OpenMP threads cost a factor of five; on an idle one waiting costs nothing.
+export OMP_WAIT_POLICY = PASSIVE
+export PYTHONUNBUFFERED = 1
+
+WIKI := data/processed/wiki_32k_1024
+OWT := data/processed/owt_32k_1024
+TOKENIZER := data/tokenizer
+
+.DEFAULT_GOAL := help
+.PHONY: help install check-env check format test test-unit demo tokenizer-train-mix tokenizer-reset corpus-wiki corpus-owt \
+	prepare-wiki-with-tokenizer prepare-owt-with-tokenizer data-rebuild-all reencode-dataset pretrain-tiny \
+	pretrain-small pretrain-base test-pipeline test-pipeline-flash evaluate generate report monitor
+
+##@ Start here
+help: ## this list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-30s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: ## make .venv (torch first; TORCH="..." overrides which build)
+	@$(PYTHON) scripts/install.py
+
+check-env: install ## what this machine has: torch, CUDA, attention, disk, memory
+	@$(LUMI) check-env
+
+demo: install ## the whole road on a CPU in minutes: corpus, tokenizer, training, evaluation, samples, report
+	@$(LUMI) demo
+
+##@ Data
+corpus-wiki: install ## clean the files in data/raw/wikipedia into data/corpus/wiki
+	@$(RUN) scripts/01_prepare_corpus.py --config config/datasets/sources/wikipedia_files.json --output_dir data/corpus/wiki
+
+corpus-owt: install ## clean the files in data/raw/openwebtext into data/corpus/owt
+	@$(RUN) scripts/01_prepare_corpus.py --config config/datasets/sources/openwebtext_files.json --output_dir data/corpus/owt
+
+tokenizer-train-mix: corpus-wiki corpus-owt ## train the one tokenizer, once
+	@$(RUN) scripts/02_train_tokenizer.py --config config/datasets/training_configs/tokenizer_training_mix.json
+
+prepare-wiki-with-tokenizer: corpus-wiki ## pack data/corpus/wiki with the frozen tokenizer
+	@$(RUN) scripts/03_pack_dataset.py --corpus_dir data/corpus/wiki --tokenizer_path $(TOKENIZER) --output_dir $(WIKI)
+
+prepare-owt-with-tokenizer: corpus-owt ## pack data/corpus/owt with the frozen tokenizer
+	@$(RUN) scripts/03_pack_dataset.py --corpus_dir data/corpus/owt --tokenizer_path $(TOKENIZER) --output_dir $(OWT)
+
+data-rebuild-all: tokenizer-train-mix prepare-wiki-with-tokenizer prepare-owt-with-tokenizer ## tokenizer and all data sets
+
+reencode-dataset: install ## DIR=data/processed/NAME: pack its corpus again with the present tokenizer
+	@test -n "$(DIR)" || { echo "error: which data set?  ->  make reencode-dataset DIR=data/processed/NAME"; exit 1; }
+	@$(LUMI) reencode --data_dir $(DIR) --tokenizer_path $(TOKENIZER)
+
+tokenizer-reset: install ## delete the tokenizer (asks first; everything made with it must be made again)
+	@$(LUMI) tokenizer-reset --tokenizer_dir $(TOKENIZER)
+
+##@ Training
+$(WIKI)/manifest.json:
+	@echo "error: $(WIKI) is missing  ->  make prepare-wiki-with-tokenizer"; exit 1
+
+$(OWT)/manifest.json:
+	@echo "error: $(OWT) is missing  ->  make prepare-owt-with-tokenizer"; exit 1
+
+pretrain-tiny: install $(WIKI)/manifest.json $(OWT)/manifest.json ## train tiny, 23.1M parameters; again resumes
+	@$(LAUNCH) scripts/04_pretrain.py --config config/tiny.json
+
+pretrain-small: install $(WIKI)/manifest.json $(OWT)/manifest.json ## train small, 83.9M parameters
+	@$(LAUNCH) scripts/04_pretrain.py --config config/small.json
+
+pretrain-base: install $(WIKI)/manifest.json $(OWT)/manifest.json ## train base, 276.9M parameters
+	@$(LAUNCH) scripts/04_pretrain.py --config config/base.json
+
+##@ Looking at a model (MODEL=checkpoints/pretrain/tiny/final)
+MODEL ?= checkpoints/pretrain/tiny/final
+RUN_DIR ?= checkpoints/pretrain/tiny
+
+evaluate: install ## perplexity and bits per byte of MODEL
+	@$(RUN) scripts/05_evaluate.py --model_path $(MODEL)
+
+generate: install ## PROMPT="...": let MODEL go on
+	@$(LUMI) generate --model_path $(MODEL) --prompt "$(PROMPT)"
+
+report: install ## RUN_DIR=...: one HTML page about a run
+	@$(LUMI) report --run $(RUN_DIR)
+
+monitor: ## watch the GPU
+	@nvidia-smi --loop=2
+
+##@ Development
+check: install ## format, lint, types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+format: install ## mend format and what lint can mend
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+test: install ## all tests
+	@$(BIN)/pytest
+
+test-unit: install ## the quick ones
+	@$(BIN)/pytest tests/unit
+
+SYNTHETIC := --corpus config/datasets/sources/synthetic.json --data config/datasets/training_configs/synthetic.json \
+	--pretrain config/test_pipeline.json --prompts "The fox" "It was"
+
+test-pipeline: install ## the whole road on synthetic text with plain attention, under 2 minutes
+	@rm -rf runs/test-pipeline
+	@$(LUMI) demo $(SYNTHETIC) --output_dir runs/test-pipeline
+
+test-pipeline-flash: install ## the same with FlashAttention (needs a CUDA card and the flash-attn package)
+	@rm -rf runs/test-pipeline-flash
+	@$(LUMI) demo $(SYNTHETIC) --output_dir runs/test-pipeline-flash --attention flash
