@@ -109,3 +109,7 @@ def _print_overview() -> None:
     for name, stage in STAGES.items():
         print(f"  {name:<16} {stage.about}")
     print("\n`lumi COMMAND --help` lists the options of one command.")
+
+
+if __name__ == "__main__":
+    main()

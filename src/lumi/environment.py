@@ -30,7 +30,7 @@ class Finding:
     way_out: str = ""
 
 
-def check_environment(config: CheckConfig) -> None:  # noqa: ARG001 - every stage takes its config
+def check_environment(config: CheckConfig) -> None:
     """Print the findings as a table.
 
     Raises:

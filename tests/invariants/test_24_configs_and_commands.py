@@ -1,0 +1,78 @@
+"""Invariant 24: every shipped config parses and builds; every command that the README names exists."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lumi.cli import STAGES
+from lumi.config import parse_config, read_json_object
+from lumi.corpus import CorpusConfig
+from lumi.data import PackConfig
+from lumi.demo import DataRecipe
+from lumi.model import create_model
+from lumi.pretraining import PretrainConfig
+from lumi.tokenizer import TokenizerConfig
+
+REPOSITORY = Path(__file__).parents[2]
+CONFIGS = sorted(path for path in (REPOSITORY / "config").rglob("*.json"))
+README = (REPOSITORY / "README.md").read_text(encoding="utf8")
+
+
+def config_class(path):
+    folder = path.parent.name
+    if folder == "sources":
+        return CorpusConfig, ["--output_dir", "somewhere"]
+    if folder == "training_configs":
+        return (TokenizerConfig, []) if "corpus_dirs" in read_json_object(path) else (DataRecipe, None)
+    return PretrainConfig, []
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_parses_as_on_the_command_line(path):
+    cls, options = config_class(path)
+    if options is None:
+        recipe = cls.load(path)
+        TokenizerConfig.from_values({**recipe.tokenizer, "corpus_dirs": ["x"]}, str(path))
+        PackConfig.from_values({**recipe.packing, "corpus_dir": "x", "output_dir": "y"}, str(path))
+        return
+    config = parse_config(cls, ["--config", str(path), *options], prog="test")
+    assert config.resolved()
+    if cls is PretrainConfig and config.name != "base":  # base takes a gigabyte
+        create_model(config.model)
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if p.parent.name == "config"], ids=lambda path: path.stem)
+def test_warm_up_and_saves_are_a_tenth_of_the_steps(path):
+    config = PretrainConfig.load(path)
+    assert config.schedule.warmup_ratio == 0.1
+    assert config.training.save_interval(config.schedule) == -(-config.schedule.max_steps // 10)
+
+
+def test_make_targets_in_the_readme_exist():
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf8")
+    targets = set(re.findall(r"^([a-z][a-z0-9-]*):", makefile, flags=re.MULTILINE))
+    named = {target for block in re.findall(r"`([^`\n]+)`|```bash\n(.*?)```", README, flags=re.DOTALL)
+             for text in block for target in re.findall(r"\bmake ([a-z][a-z0-9-]+)", text)}  # fmt: skip
+    assert named
+    assert named <= targets
+
+
+def test_scripts_and_options_in_the_readme_exist():
+    commands = re.findall(r"(?:python|accelerate launch) (?:\\\n\s+)?scripts/(\d\d_\w+)\.py((?:[^\n`]|\\\n)*)", README)
+    assert len(commands) >= 5
+    stage_of = {"01": "prepare-corpus", "02": "train-tokenizer", "03": "pack", "04": "pretrain", "05": "evaluate"}
+    for name, options in commands:
+        assert (REPOSITORY / "scripts" / f"{name}.py").is_file()
+        shown = subprocess.run(
+            [sys.executable, "-m", "lumi.cli", stage_of[name[:2]], "--help"], capture_output=True, text=True, check=True
+        )
+        for option in re.findall(r"--(\w+)", options):
+            assert option == "config" or f"--{option}" in shown.stdout, f"{name}: --{option}"
+
+
+def test_lumi_commands_in_the_readme_exist():
+    named = set(re.findall(r"`lumi ([a-z-]+)", README))
+    assert named <= set(STAGES)
