@@ -1,15 +1,13 @@
 """A document, the one currency of the corpus stage, and the shards it is kept in."""
 
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import zstandard
-
 from lumi.artifacts import verify
+from lumi.corpus.compression import open_any
 from lumi.errors import DataError
 
 
@@ -29,8 +27,8 @@ class Document:
 
 def read_shard(path: Path) -> Iterator[Document]:
     """Yield the documents of one ``.jsonl.zst`` shard."""
-    with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as stream:
-        for line in io.TextIOWrapper(stream, encoding="utf8", newline="\n"):
+    with open_any(path) as file:
+        for line in file:
             yield Document(**json.loads(line))
 
 

@@ -1,19 +1,15 @@
 """Sources: files, packages or a grammar in, raw rows out. Reading only; nothing is parsed or judged here."""
 
-import bz2
-import gzip
 import importlib.metadata
 import json
-import lzma
 from collections.abc import Iterator
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
-from typing import IO, Any
-
-import zstandard
+from typing import Any
 
 from lumi.artifacts import Input, canonical_json, file_input, sha256_bytes
+from lumi.corpus.compression import COMPRESSED, UNREADABLE, open_any
 from lumi.corpus.config import SourceConfig
 from lumi.corpus.synthetic import synthetic_documents
 from lumi.errors import DataError
@@ -25,7 +21,6 @@ _SUFFIXES = {
     "jsonl": (".jsonl", ".ndjson", ".json"),
     "parquet": (".parquet",),
 }
-_COMPRESSED = (".gz", ".xz", ".zst", ".bz2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,28 +48,14 @@ def find_files(source: SourceConfig) -> list[Path]:
             kinds = " ".join(_SUFFIXES[source.kind])
             raise DataError(
                 f"source {source.name}: no file at {pattern}",
-                f"put files there ({kinds}; also compressed: {' '.join(_COMPRESSED)}), or change `files` in the config",
+                f"put files there ({kinds}; also compressed: {' '.join(COMPRESSED)}), or change `files` in the config",
             )
         found += matches
     return found
 
 
 def _plain_suffix(path: Path) -> str:
-    return Path(path.stem).suffix if path.suffix in _COMPRESSED else path.suffix
-
-
-def open_any(path: Path) -> IO[bytes]:
-    """Open a file, decompressed by its suffix."""
-    if path.suffix == ".gz":
-        return gzip.open(path, "rb")  # type: ignore[return-value]
-    if path.suffix == ".xz":
-        return lzma.open(path, "rb")
-    if path.suffix == ".bz2":
-        return bz2.open(path, "rb")
-    if path.suffix == ".zst":
-        opened: IO[bytes] = zstandard.open(path, "rb")
-        return opened
-    return path.open("rb")
+    return Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
 
 
 def source_inputs(source: SourceConfig, relative_to: Path) -> list[Input]:
@@ -113,7 +94,7 @@ def read_source(source: SourceConfig) -> Iterator[RawRow]:
         for path in find_files(source):
             try:
                 yield from readers[source.kind](path, source)
-            except (OSError, EOFError, lzma.LZMAError, zstandard.ZstdError) as error:
+            except UNREADABLE as error:
                 raise DataError(
                     f"{path} cannot be read: {error}", "replace the file, or take it out of files"
                 ) from None

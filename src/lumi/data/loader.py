@@ -38,9 +38,9 @@ class BatchLoader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        lengths = {dataset.name: dataset.sequence_length for dataset in datasets}
-        if len(set(lengths.values())) > 1:
-            shown = ", ".join(f"{name}: {length}" for name, length in lengths.items())
+        assert [len(dataset) for dataset in datasets] == list(sampler.num_rows), "the sampler is of other data sets"
+        if len({dataset.sequence_length for dataset in datasets}) > 1:
+            shown = ", ".join(f"{dataset.path}: {dataset.sequence_length}" for dataset in datasets)
             raise ConfigError(f"data sets of different row lengths ({shown})", "pack them with one --sequence_length")
         if batch_size % world_size:
             raise ConfigError(
@@ -82,9 +82,14 @@ class BatchLoader:
         return batch
 
     def rows_drawn(self) -> dict[str, int]:
-        """Return how many rows of each data set were given out so far: the observed mix."""
-        drawn = self.sampler.rows_drawn(self.position)
-        return {dataset.name: rows for dataset, rows in zip(self.datasets, drawn, strict=True)}
+        """Return how many rows of each data set were given out so far: the observed mix.
+
+        Data sets go by name, by path where two share a name.
+        """
+        names = [dataset.name for dataset in self.datasets]
+        if len(set(names)) < len(names):
+            names = [str(dataset.path) for dataset in self.datasets]
+        return dict(zip(names, self.sampler.rows_drawn(self.position), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         return {"position": self.position, "fingerprint": self.fingerprint}

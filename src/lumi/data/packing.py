@@ -7,6 +7,7 @@ A document's split depends on its text alone, so no document is in both and addi
 """
 
 import multiprocessing
+import signal
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -50,10 +51,12 @@ class PackConfig(Config):
     """Share of documents held out, chosen by the hash of their text."""
     max_tokens: int | None = Field(default=None, gt=0)
     """The training split ends after exactly this many tokens; default: all."""
+    rows_per_shard: int | None = Field(default=None, gt=0)
+    """Rows in one file; default: as many as make about 64 MB."""
     seed: int = Field(default=0, ge=0)
     """Names the choice of held-out documents."""
     num_workers: int = Field(default_factory=multiprocessing.cpu_count, gt=0)
-    """Processes that tokenize; does not change the result."""
+    """CPUs that tokenize; does not change the result."""
     fresh: bool = False
     """Pack anew although the output is there; it is replaced at the very end."""
 
@@ -101,11 +104,16 @@ class ReencodeConfig(Config):
     tokenizer_path: Path = Path("data/tokenizer")
     """The present tokenizer."""
     num_workers: int = Field(default_factory=multiprocessing.cpu_count, gt=0)
-    """Processes that tokenize."""
+    """CPUs that tokenize."""
 
 
 def reencode_dataset(config: ReencodeConfig) -> Manifest:
-    """Pack again what a data set was packed from, with its own settings."""
+    """Pack again what a data set was packed from, with its own settings.
+
+    Raises:
+        IntegrityError: there is no packed data, or its corpus is gone or damaged.
+        DataError, TokenizerMissing: as `pack_dataset`.
+    """
     old = read_manifest(config.data_dir, PACKED, f"there is nothing to encode again in {config.data_dir}")
     corpus_dir = (config.data_dir / old.inputs[0].path).resolve()
     values = {
@@ -114,7 +122,7 @@ def reencode_dataset(config: ReencodeConfig) -> Manifest:
         "tokenizer_path": str(config.tokenizer_path),
         "output_dir": str(config.data_dir),
         "num_workers": config.num_workers,
-        "fresh": old.counts["tokenizer_sha256"] != Tokenizer.load(config.tokenizer_path).sha256,
+        "fresh": True,
     }
     return pack_dataset(PackConfig.from_values(values, where=str(config.data_dir)))
 
@@ -139,28 +147,37 @@ def _tokenize(config: PackConfig, work: Workspace, shards: list[OutputFile], tot
 
 
 def _in_order(job: Any, shards: list[OutputFile], num_workers: int) -> Iterator[tuple[OutputFile, Any]]:
+    """Run the job on each shard: a process a shard, and threads within where CPUs outnumber the shards."""
     workers = min(num_workers, len(shards))
+    job = partial(job, num_threads=num_workers // max(1, workers))
     if workers <= 1:
         yield from ((shard, job(shard)) for shard in shards)
         return
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+    with multiprocessing.get_context("spawn").Pool(workers, initializer=_leave_interrupts_to_parent) as pool:
         yield from zip(shards, pool.imap(job, shards), strict=True)
 
 
-def _tokenize_shard(shard: OutputFile, *, config: PackConfig, folder: Path) -> dict[str, dict[str, int]]:
+def _leave_interrupts_to_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # else Ctrl-C prints one traceback a worker
+
+
+def _tokenize_shard(
+    shard: OutputFile, *, config: PackConfig, folder: Path, num_threads: int
+) -> dict[str, dict[str, int]]:
     tokenizer = Tokenizer.load(config.tokenizer_path)
-    parts: dict[str, list[Tokens]] = {split: [] for split in _SPLITS}
+    frame_start, frame_end = np.array([BOS_ID], dtype=np.uint16), np.array([EOS_ID], dtype=np.uint16)
+    parts: dict[str, list[Tokens]] = {split: [np.empty(0, dtype=np.uint16)] for split in _SPLITS}
     counts = {split: {"documents": 0, "text_bytes": 0, "tokens": 0} for split in _SPLITS}
     for texts in _batches(document.text for document in read_shard(config.corpus_dir / shard.file)):
-        for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
+        for text, ids in zip(texts, tokenizer.encode_batch(texts, num_threads=num_threads), strict=True):
             data = text.encode()
             split = "val" if unit_interval(config.seed, "held out", data) < config.val_fraction else "train"
-            parts[split].append(np.concatenate([[BOS_ID], ids, [EOS_ID]]).astype(np.uint16))
+            parts[split] += (frame_start, ids, frame_end)
             counts[split]["documents"] += 1
             counts[split]["text_bytes"] += len(data)
             counts[split]["tokens"] += len(ids) + 2
     for split in _SPLITS:
-        np.save(folder / _flat_name(split, shard), np.concatenate([np.empty(0, np.uint16), *parts[split]]))
+        np.save(folder / _flat_name(split, shard), np.concatenate(parts[split]))
     return counts
 
 
@@ -188,7 +205,7 @@ def _cut_rows(config: PackConfig, work: Workspace, split: str, shards: list[Outp
     if split == "train" and config.max_tokens is not None and config.max_tokens < totals["tokens"]:
         totals = {"tokens": config.max_tokens, **_whole_documents(config, work, flats)}
     length = config.sequence_length
-    rows_per_shard = max(1, _SHARD_BYTES // (2 * (length + 1)))
+    rows_per_shard = config.rows_per_shard or max(1, _SHARD_BYTES // (2 * (length + 1)))
     stream = np.empty(0, dtype=np.uint16)
     number = rows = 0
     for piece in _limited(work, flats, totals["tokens"]):

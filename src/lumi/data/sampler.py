@@ -30,20 +30,27 @@ def exact_shares(num_rows: Sequence[int], weights: Sequence[float | str | Fracti
     sets' sizes, rounded to 1/4096 and at least that.
 
     Raises:
-        ConfigError: a wrong number of weights, a negative one, none above zero, or too many decimals.
+        ConfigError: a wrong number of weights, no number, a negative one, none above zero, or too many decimals;
+            a data set without rows that is to be drawn from.
     """
     if weights is None:
-        total = sum(num_rows)
+        total = max(1, sum(num_rows))
         parts = [max(Fraction(1), Fraction(round(rows * _GRID / total))) for rows in num_rows]
     else:
         if len(weights) != len(num_rows):
             raise ConfigError(
                 f"{len(weights)} weights for {len(num_rows)} data sets", "give one weight per data set, in their order"
             )
-        parts = [Fraction(str(weight)) for weight in weights]
+        shown = "data_weights " + " ".join(str(weight) for weight in weights)
+        try:
+            parts = [Fraction(str(weight)) for weight in weights]
+        except (ValueError, ZeroDivisionError):
+            raise ConfigError(f"{shown}: not all are numbers", "write weights such as 0.3 0.7") from None
         if min(parts) < 0 or max(parts) == 0:
-            shown = " ".join(str(weight) for weight in weights)
-            raise ConfigError(f"data_weights {shown}", "weights must not be negative, and one must be above zero")
+            raise ConfigError(shown, "weights must not be negative, and one must be above zero")
+    empty = [index for index, rows in enumerate(num_rows) if rows < 1 and parts[index]]
+    if empty:
+        raise ConfigError(f"data set {empty[0]} (counted from 0) has no rows", "leave it out, or give it the weight 0")
     shares = [part / sum(parts) for part in parts]
     period = math.lcm(*(share.denominator for share in shares))
     if period > _LONGEST_PERIOD:
@@ -54,36 +61,38 @@ def exact_shares(num_rows: Sequence[int], weights: Sequence[float | str | Fracti
     return shares
 
 
-def mixing_pattern(shares: Sequence[Fraction]) -> NDArray[np.uint8]:
+def mixing_pattern(shares: Sequence[Fraction]) -> NDArray[np.uint16]:
     """Return the data set of every position of one period, each prefix less than one row off the shares.
 
-    Tijdeman, "The chairman assignment problem" (1980): of the data sets whose next row is due within the next
-    1 - 1/(2n - 2) rows, take the one whose deadline comes first. Plain greedy choice exceeds one row from three
-    data sets on.
+    Tijdeman, "The chairman assignment problem" (1980): of the n data sets whose next row may come by now without
+    running more than 1 - 1/(2n - 2) rows ahead of its share, take the one whose next row is due first, that is,
+    would first fall that far behind. Plain greedy choice exceeds one row from three data sets on.
     """
     period = math.lcm(*(share.denominator for share in shares))
     drawn = [index for index, share in enumerate(shares) if share]
-    pattern = np.empty(period, dtype=np.uint8)
     if len(drawn) == 1:
-        pattern[:] = drawn[0]
-        return pattern
-    # All in whole numbers of 1/((2n - 2) period): share s is `counts` rows a period, slack is 2n - 3.
+        return np.full(period, drawn[0], dtype=np.uint16)
+    # In whole numbers: after k rows data set i should have given rates[i] * k / scale of them, and may be off by
+    # bound / scale. Row j (from 0) may be the k-th when rates * k >= scale * (j + 1) - bound, and must be by the
+    # first k with rates * k >= scale * j + bound.
     unit = 2 * len(drawn) - 2
-    counts = [int(shares[index] * period) for index in drawn]
-    slack = (unit - 1) * period
+    scale, bound = unit * period, (unit - 1) * period
+    rates = [unit * int(shares[index] * period) for index in drawn]
+    release = [-((bound - scale) // rate) for rate in rates]
+    due = [-(-bound // rate) for rate in rates]
     taken = [0] * len(drawn)
-    for position in range(period):
-        best, best_deadline = -1, math.inf
-        for index, count in enumerate(counts):
-            # due: share * (position + 1) - taken >= 1/(2n - 2)
-            if unit * count * (position + 1) - unit * period * taken[index] >= period:
-                # deadline: first k with share * k - taken >= 1 - 1/(2n - 2)
-                deadline = -(-(slack + unit * period * taken[index]) // (unit * count))
-                if deadline < best_deadline:
-                    best, best_deadline = index, deadline
-        assert best >= 0, "Tijdeman's theorem: some data set is always due"
+    pattern = np.empty(period, dtype=np.uint16)
+    for position in range(1, period + 1):
+        best, earliest = -1, period + 1
+        for index, deadline in enumerate(due):
+            if deadline < earliest and release[index] <= position:
+                best, earliest = index, deadline
+        assert best >= 0, "Tijdeman's theorem: some data set may always be drawn"
+        pattern[position - 1] = drawn[best]
         taken[best] += 1
-        pattern[position] = drawn[best]
+        given = scale * taken[best]
+        release[best] = -((bound - given - scale) // rates[best])
+        due[best] = -(-(given + bound) // rates[best])
     return pattern
 
 
@@ -113,6 +122,7 @@ class WeightedMultiDatasetSampler:
             places = np.flatnonzero(self._pattern == index)
             self._earlier[places] = np.arange(len(places))
             self._per_period[index] = len(places)
+        # of the present epochs, and of those that end or begin within a batch
         self._permutation = lru_cache(maxsize=2 * len(num_rows))(self._draw_permutation)
 
     def _draw_permutation(self, dataset: int, epoch: int) -> NDArray[np.uint32]:
@@ -126,9 +136,11 @@ class WeightedMultiDatasetSampler:
         drawn = period * self._per_period[dataset] + self._earlier[place]
         epoch, within = np.divmod(drawn, np.asarray(self.num_rows, dtype=np.int64)[dataset])
         row = np.empty(count, dtype=np.int64)
-        for key in np.unique(np.stack([dataset, epoch]), axis=1).T.tolist():
-            chosen = (dataset == key[0]) & (epoch == key[1])
-            row[chosen] = self._permutation(key[0], key[1])[within[chosen]]
+        for index in range(len(self.num_rows)):
+            mine = np.flatnonzero(dataset == index)
+            # Along the positions the epoch only grows: its borders cut `mine` into one run an epoch.
+            for run in np.split(mine, np.flatnonzero(np.diff(epoch[mine])) + 1) if len(mine) else ():
+                row[run] = self._permutation(index, int(epoch[run[0]]))[within[run]]
         return dataset, row
 
     def sample(self, position: int) -> tuple[int, int]:

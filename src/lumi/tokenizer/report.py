@@ -2,6 +2,7 @@
 
 import json
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,29 +12,24 @@ import numpy as np
 from lumi.tokenizer.ids import UNK_ID
 from lumi.tokenizer.tokenizer import Tokenizer
 
-_SAMPLE_BYTES = 2_000_000
+_SAMPLE_CHARACTERS = 2_000_000
 _CODE = (json.__file__, textwrap.__file__)  # two files that every Python has, as a sample of code
 
 
 def measure(tokenizer: Tokenizer, documents: Sequence[str]) -> dict[str, Any]:
-    """Measure a tokenizer on the beginning of its text (about 2 MB) and on Python source files.
+    """Measure a tokenizer on documents spread evenly over its text (about 2 MB) and on Python source files.
 
-    Fertility is tokens per whitespace-separated word; coverage the share of characters that are not spelled in
-    bytes; the round-trip rate the share of texts that come back exactly.
+    Fertility is tokens per whitespace-separated word; coverage the share of characters with a piece of their own
+    (the others are spelled in bytes); the round-trip rate the share of texts that come back exactly.
     """
-    prose: list[str] = []
-    size = 0
-    for text in documents:
-        prose.append(text)
-        size += len(text.encode())
-        if size >= _SAMPLE_BYTES:
-            break
+    prose = _spread(documents)
+    size = sum(len(text.encode()) for text in prose)
     code = [Path(path).read_text(encoding="utf8") for path in _CODE]
-    encoded = tokenizer.encode_batch(prose)
-    tokens = np.concatenate(encoded)
-    byte_ids = np.array([tokenizer.is_byte(token) for token in range(tokenizer.vocab_size)])
-    spelled = int(byte_ids[tokens].sum())
-    characters = sum(map(len, prose))
+    tokens = np.concatenate(tokenizer.encode_batch(prose))
+    characters = Counter("".join(prose))
+    own = {tokenizer.piece_bytes(token).decode("utf8", errors="replace") for token in range(tokenizer.vocab_size)
+           if not tokenizer.is_byte(token)}  # fmt: skip
+    covered = sum(count for character, count in characters.items() if character in own)
     texts = prose + code
     return {
         "sample_bytes": size,
@@ -42,11 +38,22 @@ def measure(tokenizer: Tokenizer, documents: Sequence[str]) -> dict[str, Any]:
         "bytes_per_token_code": round(
             sum(len(text.encode()) for text in code) / sum(map(len, tokenizer.encode_batch(code))), 4
         ),
-        # a character outside the vocabulary is spelled in two to four bytes; counting two can only understate
-        "coverage": round(1 - min(1.0, spelled / 2 / max(1, characters)), 6),
+        "coverage": round(covered / characters.total(), 6),
         "unknown_rate": float((tokens == UNK_ID).mean()),
         "round_trip_rate": sum(tokenizer.decode(tokenizer.encode(text)) == text for text in texts) / len(texts),
     }
+
+
+def _spread(documents: Sequence[str]) -> list[str]:
+    size = sum(map(len, documents))
+    texts: list[str] = []
+    passed = taken = 0
+    for text in documents:
+        if passed * min(_SAMPLE_CHARACTERS, size) >= taken * size:  # behind its share of what was passed
+            texts.append(text)
+            taken += len(text)
+        passed += len(text)
+    return texts
 
 
 def write_card(path: Path, name: str, tokenizer: Tokenizer, report: dict[str, Any]) -> None:

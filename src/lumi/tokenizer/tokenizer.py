@@ -4,8 +4,10 @@
 spelling inside a text is encoded as ordinary characters.
 """
 
+import os
 import shutil
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,21 +15,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lumi.artifacts import MANIFEST, Input, artifact_input, file_input, sha256_bytes, verify
-from lumi.errors import DataError, TokenizerMismatch, TokenizerMissing
+from lumi.artifacts import (
+    MANIFEST,
+    Input,
+    artifact_input,
+    file_input,
+    read_manifest,
+    sha256_bytes,
+    sha256_file,
+    verify,
+)
+from lumi.errors import DataError, IntegrityError, TokenizerMismatch, TokenizerMissing
 from lumi.progress import say
 from lumi.tokenizer.ids import CONTROL_SYMBOLS, NUM_CONTROL
+from lumi.tokenizer.transformers_files import TRANSFORMERS_FILES, write_transformers_files
 
 TOKENIZER = "tokenizer"
 CHECKPOINT_MODEL = "tokenizer.model"
-TRANSFORMERS_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 # Where encoders are known to part ways; checked each time a tokenizer is loaded.
 _PROBES = (
     *("", " ", "  leading", "trailing ", "\n", "\n\n\tx", "    def f(x):\n        return 1234\n", "a\r\nb", "\x00"),
     *("<s>text</s><|im_start|>user<|im_end|><unk><pad><0x0A>", "1234567890.50%", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"),
     *("\ufffd", "e\u0301\u00e9 \U0001f600\U0001f468\u200d\U0001f469", "\u4e2d\u6587\u3000\u65e5\u672c"),
-    *("\u0645\u0631\u062d\u0628\u0627", "\u00a0\u2003\u200b"),
+    *(
+        "\u0645\u0631\u062d\u0628\u0627",
+        "\u00a0\u2003\u200b",
+        "\ufeff\u2028",
+        " \n \n\t ",
+        ".\n\n\u201cWell,\u201d he said\u2014\n",
+    ),
 )
 
 
@@ -71,8 +88,15 @@ class Tokenizer:
             path = found[0]
         if not path.is_file():
             raise TokenizerMissing(f"No tokenizer found at {path}", way_out)
-        if (folder / MANIFEST).is_file() and path.name != CHECKPOINT_MODEL:  # a checkpoint is verified by its reader
-            verify(folder, TOKENIZER, f"restore {folder} from a copy: data and models depend on its bytes")
+        restore = f"restore {folder} from a copy: data and models depend on its bytes"
+        if (folder / MANIFEST).is_file() and path.name != CHECKPOINT_MODEL:
+            verify(folder, TOKENIZER, restore)
+        elif (folder / MANIFEST).is_file():  # of a checkpoint this one file; its other readers verify the rest
+            for out in read_manifest(folder, "checkpoint", restore).files(prefix=CHECKPOINT_MODEL):
+                if (found_sha := sha256_file(path)) != out.sha256:
+                    raise IntegrityError(
+                        f"{path} is damaged: sha256 {found_sha[:12]}, its manifest says {out.sha256[:12]}", restore
+                    )
         try:
             return cls(path.read_bytes(), folder, path)
         except (RuntimeError, ValueError) as error:
@@ -85,11 +109,16 @@ class Tokenizer:
             return ids
         return list(self._fast.encode(text, False))
 
-    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint16]]:
-        """Return the ids of many texts, uint16 each."""
-        if self._fast is None:
-            return [np.array(ids, dtype=np.uint16) for ids in self._plain.encode(list(texts))]
-        return [np.array(self._fast.encode(text, False), dtype=np.uint16) for text in texts]
+    def encode_batch(self, texts: Sequence[str], *, num_threads: int | None = None) -> list[NDArray[np.uint16]]:
+        """Return the ids of many texts, uint16 each; ``num_threads`` default to one a CPU."""
+        threads = min(num_threads or os.cpu_count() or 1, len(texts))
+        if threads <= 1:
+            return [self._encode_array(text) for text in texts]
+        with ThreadPoolExecutor(threads) as pool:  # both encoders let go of the interpreter lock while they work
+            return list(pool.map(self._encode_array, texts))
+
+    def _encode_array(self, text: str) -> NDArray[np.uint16]:
+        return np.array(self.encode(text), dtype=np.uint16)
 
     def decode(self, ids: Iterable[int], *, keep_control: bool = False) -> str:
         """Return the text of ids; control symbols give nothing, or their spelling with ``keep_control``.
@@ -127,17 +156,18 @@ class Tokenizer:
 
     def as_input(self, relative_to: Path) -> Input:
         """Describe this tokenizer as an input of an artifact that will stand at ``relative_to``."""
-        if (self._folder / MANIFEST).is_file():
+        if (self._folder / MANIFEST).is_file() and self._file.name != CHECKPOINT_MODEL:
             return artifact_input(self._folder, relative_to)
         return file_input(self._file, relative_to)
 
     def export(self, folder: Path) -> list[str]:
         """Copy the tokenizer into a checkpoint folder, so that AutoTokenizer loads it there; return the files."""
         shutil.copyfile(self._file, folder / CHECKPOINT_MODEL)
-        for name in TRANSFORMERS_FILES:
-            if not (self._folder / name).is_file():
-                raise DataError(f"{self._folder / name} is missing", "give the folder that 02_train_tokenizer.py wrote")
-            shutil.copyfile(self._folder / name, folder / name)
+        if all((self._folder / name).is_file() for name in TRANSFORMERS_FILES):
+            for name in TRANSFORMERS_FILES:
+                shutil.copyfile(self._folder / name, folder / name)
+        else:  # a lone .model file
+            write_transformers_files(folder, self._file.read_bytes())
         return [CHECKPOINT_MODEL, *TRANSFORMERS_FILES]
 
 

