@@ -2,13 +2,17 @@
 
 Nothing in Lumi draws from a global generator except torch's own layers, whose state is part of every
 checkpoint. Two purposes never share a stream, so adding a random choice somewhere moves no other.
+torch is imported only where it is used: the stages before training, and their workers, start without it.
 """
 
 import hashlib
 import random
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _key(seed: int, purpose: tuple[str | int, ...]) -> bytes:
@@ -21,8 +25,10 @@ def generator(seed: int, *purpose: str | int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(_key(seed, purpose)[:16], "little")))
 
 
-def torch_generator(seed: int, *purpose: str | int, device: str | torch.device = "cpu") -> torch.Generator:
+def torch_generator(seed: int, *purpose: str | int, device: "str | torch.device" = "cpu") -> "torch.Generator":
     """Return the torch generator of this purpose on ``device``."""
+    import torch
+
     made = torch.Generator(device)
     made.manual_seed(int.from_bytes(_key(seed, purpose)[:8], "little") >> 1)
     return made
@@ -30,6 +36,8 @@ def torch_generator(seed: int, *purpose: str | int, device: str | torch.device =
 
 def seed_global_generators(seed: int, rank: int = 0) -> None:
     """Seed Python's, NumPy's and torch's global generators, which layers of third parties (dropout) draw from."""
+    import torch
+
     key = int.from_bytes(_key(seed, ("global", rank))[:8], "little") >> 1
     random.seed(key)
     np.random.seed(key % 2**32)
