@@ -9,7 +9,6 @@ that was interrupted reads its sources again but writes only the shards that wer
 import hashlib
 import itertools
 import json
-import multiprocessing
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from lumi.corpus.rules import rules_of
 from lumi.corpus.sources import RawRow, read_source, source_inputs
 from lumi.errors import DataError
 from lumi.progress import Bar, progress, say
+from lumi.workers import worker_pool
 
 _CHUNK_BYTES = 1_000_000  # about this much raw text goes to a worker at once
 _SHOWN = 3  # broken rows on screen, and examples per rule in the card
@@ -143,7 +143,7 @@ def _outcomes(config: CorpusConfig, source: SourceConfig) -> Iterator[Outcome]:
     if config.num_workers == 1 or second is None:  # a pool is not worth its start for one chunk
         yield from itertools.chain.from_iterable(map(work, every))
         return
-    with multiprocessing.get_context("spawn").Pool(config.num_workers) as pool:
+    with worker_pool(config.num_workers) as pool:
         yield from itertools.chain.from_iterable(_bounded_map(pool, work, every, config.num_workers))
 
 

@@ -7,7 +7,6 @@ A document's split depends on its text alone, so no document is in both and addi
 """
 
 import multiprocessing
-import signal
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from lumi.errors import ConfigError, DataError
 from lumi.progress import progress, say
 from lumi.randomness import unit_interval
 from lumi.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer
+from lumi.workers import worker_pool
 
 _SPLITS = ("train", "val")
 _SHARD_BYTES = 64_000_000
@@ -153,12 +153,8 @@ def _in_order(job: Any, shards: list[OutputFile], num_workers: int) -> Iterator[
     if workers <= 1:
         yield from ((shard, job(shard)) for shard in shards)
         return
-    with multiprocessing.get_context("spawn").Pool(workers, initializer=_leave_interrupts_to_parent) as pool:
+    with worker_pool(workers) as pool:
         yield from zip(shards, pool.imap(job, shards), strict=True)
-
-
-def _leave_interrupts_to_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # else Ctrl-C prints one traceback a worker
 
 
 def _tokenize_shard(
