@@ -66,7 +66,7 @@ def mixing_pattern(shares: Sequence[Fraction]) -> NDArray[np.uint16]:
 
     Tijdeman, "The chairman assignment problem" (1980): of the n data sets whose next row may come by now without
     running more than 1 - 1/(2n - 2) rows ahead of its share, take the one whose next row is due first, that is,
-    would first fall that far behind. Plain greedy choice exceeds one row from three data sets on.
+    would first fall that far behind. The greedy choice, largest debt first, can be more than one row off.
     """
     period = math.lcm(*(share.denominator for share in shares))
     drawn = [index for index, share in enumerate(shares) if share]

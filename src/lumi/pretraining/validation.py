@@ -31,7 +31,7 @@ class HeldOutLoss:
         for start in range(0, len(mine), self.micro_batch_size):
             rows = dataset.rows(mine[start : start + self.micro_batch_size]).astype("int64")
             tokens_BT, labels_BT = next_token_labels(torch.from_numpy(rows).to(self.ranks.device))
-            sums[0] += next_token_losses(model, tokens_BT, labels_BT).sum()
+            sums[0] += next_token_losses(model, tokens_BT, labels_BT).double().sum()
             sums[1] += (labels_BT != IGNORE).sum()
         total, count = self.ranks.sum(sums).tolist()
         return float(total / max(count, 1.0))

@@ -46,7 +46,7 @@ class TokenizerConfig(Config):
     """Learn from about this much text in all; less where a corpus is too small for its weight."""
     corpus_weights: tuple[float, ...] | None = None
     """Share of the text that each corpus gives, in the order of corpus_dirs; default: their sizes."""
-    character_coverage: float = Field(default=0.9995, gt=0.9, le=1)
+    character_coverage: float = Field(default=0.9995, ge=0.98, le=1)
     """Share of characters that get a piece of their own; the rest is spelled in bytes."""
     fresh: bool = False
     """Replace the tokenizer; everything made with the old one then has to be made again."""
