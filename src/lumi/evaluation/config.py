@@ -6,7 +6,7 @@ from typing import ClassVar, Self
 from pydantic import Field, model_validator
 
 from lumi.config import Config
-from lumi.inference import DeviceName, DtypeName
+from lumi.model import DeviceName, DtypeName
 
 
 class EvaluateConfig(Config):

@@ -17,8 +17,7 @@ from lumi.evaluation.baselines import bits_per_byte, trigram_nats, xz_bits_per_b
 from lumi.evaluation.config import EvaluateConfig
 from lumi.evaluation.perplexity import HeldOut, join_rows, read_held_out, read_text, score_held_out, score_text
 from lumi.evaluation.results import RESULTS, Compression, Evaluation, Measurement, print_results, write_results
-from lumi.inference import choose_device, choose_dtype
-from lumi.model import Llama, count_parameters, load_model
+from lumi.model import Llama, choose_device, choose_dtype, count_parameters, load_model
 from lumi.progress import progress, say
 from lumi.tokenizer import Tokenizer, require_same_tokenizer
 

@@ -4,10 +4,9 @@ from lumi.inference.cache import StaticCache
 from lumi.inference.command import GenerateConfig, run_generate
 from lumi.inference.detokenizer import IncrementalDetokenizer
 from lumi.inference.engine import Completion, Delta, GenerationConfig, generate, stream
-from lumi.inference.placement import DeviceName, DtypeName, choose_device, choose_dtype
 from lumi.inference.sampling import probabilities, sample
 
 __all__ = [
-    "Completion", "Delta", "DeviceName", "DtypeName", "GenerateConfig", "GenerationConfig", "IncrementalDetokenizer",
-    "StaticCache", "choose_device", "choose_dtype", "generate", "probabilities", "run_generate", "sample", "stream",
+    "Completion", "Delta", "GenerateConfig", "GenerationConfig", "IncrementalDetokenizer",
+    "StaticCache", "generate", "probabilities", "run_generate", "sample", "stream",
 ]  # fmt: skip

@@ -6,8 +6,7 @@ from pydantic import Field
 
 from lumi.config import Config, read_json_object
 from lumi.inference.engine import GenerationConfig, generate, stream
-from lumi.inference.placement import DeviceName, DtypeName, choose_device, choose_dtype
-from lumi.model import load_model
+from lumi.model import DeviceName, DtypeName, choose_device, choose_dtype, load_model
 from lumi.tokenizer import Tokenizer, require_same_tokenizer
 
 

@@ -5,10 +5,12 @@ from lumi.model.attention import KeyValueCache, choose_attention, document_mask
 from lumi.model.config import ModelConfig
 from lumi.model.llama import Llama, create_model
 from lumi.model.loss import IGNORE, next_token_losses, summed_loss
+from lumi.model.placement import DeviceName, DtypeName, choose_device, choose_dtype
 from lumi.model.pretrained import load_model, read_model_config
 
 __all__ = [
-    "IGNORE", "KeyValueCache", "Llama", "Memory", "ModelConfig", "Parameters", "choose_attention",
-    "count_parameters", "create_model", "document_mask", "load_model", "next_token_losses", "read_model_config",
-    "summed_loss", "training_flops_per_token", "training_memory",
+    "IGNORE", "DeviceName", "DtypeName", "KeyValueCache", "Llama", "Memory", "ModelConfig", "Parameters",
+    "choose_attention", "choose_device", "choose_dtype", "count_parameters", "create_model", "document_mask",
+    "load_model", "next_token_losses", "read_model_config", "summed_loss", "training_flops_per_token",
+    "training_memory",
 ]  # fmt: skip

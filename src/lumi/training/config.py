@@ -1,13 +1,13 @@
 """The knobs of the Trainer that every recipe shares."""
 
 import math
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
 from lumi.config import Config
 from lumi.model.attention import AttentionName
-from lumi.training.distributed import DeviceName
+from lumi.model.placement import DeviceName, DtypeName
 from lumi.training.schedule import ScheduleConfig
 
 
@@ -23,7 +23,7 @@ class TrainingConfig(Config):
     """Rows in one optimiser step, over all ranks."""
     micro_batch_size: int | None = Field(default=None, gt=0)
     """Rows in one forward pass of one rank; default: as many as there are. Does not change the gradient."""
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    precision: DtypeName = "auto"
     """Type of activations and matmuls; auto: bf16 where the card supports it, else fp16; fp32 on a CPU."""
     attention: AttentionName = "auto"
     """auto: FlashAttention when installed, else PyTorch's kernels; plain: the formula, slow."""

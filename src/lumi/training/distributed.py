@@ -5,15 +5,12 @@
 
 import os
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lumi.errors import ConfigError
-
-DeviceName = Literal["auto", "cpu", "cuda"]
+from lumi.model import DeviceName, choose_device
 
 
 @dataclass(frozen=True)
@@ -63,12 +60,9 @@ def join_ranks(device: DeviceName = "auto") -> Ranks:
         ConfigError: CUDA was asked for and there is none.
     """
     rank, world_size, local_rank = (int(os.environ.get(name, default)) for name, default in _place_names())
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device = cuda, and torch sees no CUDA card here", "use device = auto; see `make check-env`")
-    use_cuda = device != "cpu" and torch.cuda.is_available()
-    place = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
-    if use_cuda:
+    place = choose_device(device, index=local_rank)
+    if place.type == "cuda":
         torch.cuda.set_device(place)
     if world_size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if use_cuda else "gloo", rank=rank, world_size=world_size)
+        dist.init_process_group("nccl" if place.type == "cuda" else "gloo", rank=rank, world_size=world_size)
     return Ranks(rank, world_size, place)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lumi.data import BatchLoader
 from lumi.errors import LumiError
-from lumi.model import Llama, training_flops_per_token
+from lumi.model import Llama, choose_dtype, training_flops_per_token
 from lumi.progress import Bar, progress, say
 from lumi.tokenizer import Tokenizer
 from lumi.training.checkpoint import (
@@ -33,6 +33,7 @@ from lumi.training.checkpoint import (
 from lumi.training.config import TrainingConfig
 from lumi.training.distributed import Ranks
 from lumi.training.interruption import Interruption
+from lumi.training.loss_scale import LossScale
 from lumi.training.metrics import MetricsLog, peak_flops
 from lumi.training.objective import LossModule, Objective
 from lumi.training.optimizer import (
@@ -42,7 +43,6 @@ from lumi.training.optimizer import (
     optimizer_tensors,
     step_unless_bad,
 )
-from lumi.training.precision import DTYPES, LossScale, choose_precision
 from lumi.training.schedule import ScheduleConfig, learning_rate_factor
 
 Validate = Callable[[Llama], Mapping[str, float]]
@@ -91,11 +91,10 @@ class Trainer:
         self.optimizer_config, self.schedule, self.config = optimizer, schedule, training
         self.ranks, self.run, self.validate = ranks, run, validate
         device = ranks.device
-        precision = choose_precision(training.precision, device)
-        model.compute_dtype = DTYPES[precision]
+        model.compute_dtype = choose_dtype(training.precision, device)
         model.checkpoint_activations = training.activation_checkpointing
         self.optimizer = make_optimizer(model, optimizer)
-        self.scale = LossScale(enabled=precision == "fp16", device=device)
+        self.scale = LossScale(enabled=model.compute_dtype == torch.float16, device=device)
         self.module = self._wrap(LossModule(model, objective))
         self.step = 0
         self.phase_start = 0  # the step at which the present data phase began

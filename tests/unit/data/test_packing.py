@@ -12,7 +12,7 @@ from lumi.artifacts import Workspace
 from lumi.config import Config
 from lumi.data import PackConfig, ReencodeConfig, ShardedTokenizedDataset, pack_dataset, reencode_dataset
 from lumi.errors import ConfigError, DataError, IntegrityError, TokenizerMissing
-from lumi.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
+from lumi.tokenizer import PAD_ID, Tokenizer, TokenizerConfig, train_tokenizer
 
 
 def make_corpus(folder, shards):
@@ -38,7 +38,8 @@ def pack_config(artifacts, corpus, output_dir, **changes):
 
 
 def texts_of(tokenizer, folder, split):
-    return [tokenizer.decode(ids) for ids in ShardedTokenizedDataset(folder, split).documents()]
+    # keep_control: a frame left in place would show
+    return [tokenizer.decode(ids, keep_control=True) for ids in ShardedTokenizedDataset(folder, split).documents()]
 
 
 ANCHORS = [f"anchor {number}" for number in range(16)]  # so many that neither split is empty
@@ -84,6 +85,9 @@ def test_a_budget_ends_the_training_split_alone(artifacts, tmp_path, budget):
     whole = pack_dataset(pack_config(artifacts, corpus, tmp_path / "whole"))
     cut = pack_dataset(pack_config(artifacts, corpus, tmp_path / "cut", max_tokens=budget))
     assert cut.counts["train"]["tokens"] == budget
+    dataset = ShardedTokenizedDataset(tmp_path / "cut", "train")
+    rows = dataset.rows(np.arange(len(dataset)))
+    assert 1 + (rows[:, 1:] != PAD_ID).sum() == budget
     assert cut.counts["val"] == whole.counts["val"]
     tokenizer = Tokenizer.load(artifacts / "tokenizer")
     kept, all_of_them = (texts_of(tokenizer, tmp_path / name, "train") for name in ("cut", "whole"))

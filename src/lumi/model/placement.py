@@ -1,4 +1,4 @@
-"""Where a model runs when it is not trained, and in which type it computes."""
+"""Where a model runs, and in which number type it computes."""
 
 from typing import Literal
 
@@ -11,17 +11,18 @@ DtypeName = Literal["auto", "fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def choose_device(name: DeviceName) -> torch.device:
-    """Return the device; ``auto`` is the first CUDA card, else the CPU.
+def choose_device(name: DeviceName, *, index: int = 0) -> torch.device:
+    """Return the device; ``auto`` is a CUDA card (the one with this index), else the CPU.
 
     Raises:
         ConfigError: ``cuda`` was asked for and there is no card.
     """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device cuda was asked for, and PyTorch sees no CUDA card", "use --device cpu, or auto")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ConfigError(
+            "device cuda was asked for, and torch sees no CUDA card", "use --device auto; see make check-env"
+        )
+    return torch.device("cuda", index) if available and name != "cpu" else torch.device("cpu")
 
 
 def choose_dtype(name: DtypeName, device: torch.device) -> torch.dtype:

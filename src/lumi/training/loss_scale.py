@@ -1,21 +1,7 @@
-"""Number formats: which one a device computes in, and the loss scale that fp16 needs."""
-
-from typing import Literal
+"""The loss scale that fp16 needs: without it, small gradients vanish in its narrow range."""
 
 import torch
 from torch import Tensor
-
-Precision = Literal["bf16", "fp16", "fp32"]
-DTYPES: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-
-
-def choose_precision(asked: str, device: torch.device) -> Precision:
-    """Return the precision to use; ``auto`` is bf16 where the card has it, else fp16, and fp32 on a CPU."""
-    if asked != "auto":
-        return asked  # type: ignore[return-value]  # the config has checked it
-    if device.type == "cpu":
-        return "fp32"
-    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
 class LossScale:

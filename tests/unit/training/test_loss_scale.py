@@ -2,7 +2,7 @@
 
 import torch
 
-from lumi.training.precision import LossScale, choose_precision
+from lumi.training.loss_scale import LossScale
 
 
 def test_the_scale_halves_after_a_bad_step_and_doubles_after_2000_good_ones():
@@ -20,8 +20,3 @@ def test_outside_fp16_it_stays_one():
     scale = LossScale(enabled=False, device=torch.device("cpu"))
     scale.update(torch.tensor(True))
     assert scale.scale == 1
-
-
-def test_a_cpu_computes_in_fp32_unless_asked():
-    assert choose_precision("auto", torch.device("cpu")) == "fp32"
-    assert choose_precision("bf16", torch.device("cpu")) == "bf16"
