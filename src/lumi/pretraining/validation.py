@@ -23,7 +23,10 @@ class HeldOutLoss:
         self.datasets, self.rows, self.micro_batch_size, self.ranks = datasets, rows, micro_batch_size, ranks
 
     def __call__(self, model: Llama) -> Mapping[str, float]:
-        return {dataset.name: self._loss(model, dataset) for dataset in self.datasets}
+        names = [dataset.name for dataset in self.datasets]
+        if len(set(names)) < len(names):  # two folders of one name
+            names = [str(dataset.path) for dataset in self.datasets]
+        return {name: self._loss(model, dataset) for name, dataset in zip(names, self.datasets, strict=True)}
 
     def _loss(self, model: Llama, dataset: ShardedTokenizedDataset) -> float:
         mine = np.arange(min(self.rows, len(dataset)))[self.ranks.rank :: self.ranks.world_size]
