@@ -55,6 +55,12 @@ class Bar:
             self._printed = time.monotonic()
             console().print(f"{self.label}: {self._share()}{self._status()}{self._eta()}")
 
+    def expect(self, total: float) -> None:
+        """Set or better the expected amount, where it can only be estimated while working."""
+        self.total = total
+        if self._live is not None:
+            self._live.update(self._task, total=self.total)
+
     @property
     def rate(self) -> float:
         """Return the mean rate so far, in raw units a second."""

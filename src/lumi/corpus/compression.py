@@ -4,33 +4,67 @@ import bz2
 import gzip
 import io
 import lzma
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import zstandard
 
 COMPRESSED = (".gz", ".xz", ".zst", ".bz2")
 UNREADABLE = (OSError, EOFError, lzma.LZMAError, zstandard.ZstdError)
+_BLOCK = 1 << 20
+
+OnRead = Callable[[int], None]
 
 
-def open_any(path: Path) -> IO[bytes]:
-    """Open a file for reading, decompressed by its suffix; reading raises one of `UNREADABLE` where it is damaged."""
-    if path.suffix == ".gz":
-        return gzip.open(path, "rb")  # type: ignore[return-value]
-    if path.suffix == ".xz":
-        return lzma.open(path, "rb")
-    if path.suffix == ".bz2":
-        return bz2.open(path, "rb")
-    if path.suffix == ".zst":
-        return io.BufferedReader(_ZstdFile(path), 1 << 20)
-    return path.open("rb")
+def ignore(_num_bytes: int) -> None:
+    """Take no note of what was read."""
+
+
+@contextmanager
+def open_any(path: Path, on_read: OnRead = ignore) -> Iterator[IO[bytes]]:
+    """Open a file for reading, decompressed by its suffix; reading raises one of `UNREADABLE` where it is damaged.
+
+    Args:
+        on_read: told how many bytes were read from disk, each time; so far a file has been used up.
+    """
+    with ExitStack() as stack:
+        file: Any = stack.enter_context(io.BufferedReader(_CountedFile(path, on_read), _BLOCK))
+        if path.suffix == ".gz":
+            file = stack.enter_context(gzip.open(file, "rb"))
+        elif path.suffix == ".xz":
+            file = stack.enter_context(lzma.open(file, "rb"))
+        elif path.suffix == ".bz2":
+            file = stack.enter_context(bz2.open(file, "rb"))
+        elif path.suffix == ".zst":
+            file = stack.enter_context(io.BufferedReader(_ZstdFile(file), _BLOCK))
+        yield file
+
+
+class _CountedFile(io.FileIO):
+    """A file that tells how much of it was read."""
+
+    def __init__(self, path: Path, on_read: OnRead) -> None:
+        super().__init__(path, "rb")
+        self._on_read = on_read
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        count = super().readinto(buffer)
+        self._on_read(count)
+        return count
+
+    def readall(self) -> bytes:
+        data = super().readall()
+        self._on_read(len(data))
+        return data
 
 
 class _ZstdFile(io.RawIOBase):
     """All frames of a zstd file; unlike the library's own reader, it does not take a cut frame for an end."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("rb")
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
         self._frame = zstandard.ZstdDecompressor().decompressobj()
         self._begun = False  # whether the present frame has had input
         self._ready = b""
@@ -57,7 +91,3 @@ class _ZstdFile(io.RawIOBase):
         buffer[: len(taken)] = taken
         self._ready = self._ready[len(taken) :]
         return len(taken)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()

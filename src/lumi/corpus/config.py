@@ -12,8 +12,8 @@ from lumi.config import Config, FileOnly
 class SourceConfig(Config):
     """One origin of text, with its licence."""
 
-    name: str = Field(min_length=1, pattern=r"[A-Za-z0-9._-]+")
-    """Written into each document."""
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
+    """Written into each document, and the name of its file of rejected rows; unique in a corpus."""
     kind: Literal["package", "text", "jsonl", "parquet", "synthetic"]
     """package: the embedded text; text: plain files; jsonl: one JSON object per line (plain, .gz, .xz, .zst);
     parquet; synthetic: seeded grammar text."""
@@ -21,13 +21,13 @@ class SourceConfig(Config):
     """Paths, folders or globs (text, jsonl, parquet)."""
     text_field: str = "text"
     """Key or column of the text."""
-    separator: str | None = None
+    separator: str | None = Field(default=None, min_length=1)
     """text: documents are split at this string; default: a file is one document."""
     max_bytes: int | None = Field(default=None, gt=0)
     """Stop after about this much kept text (UTF-8); required for synthetic."""
     drop_where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Drop documents whose metadata have one of these values, e.g. {"title": ["IRONCLAD WARSHIP"]}."""
-    drop_lines_with: tuple[str, ...] = ()
+    drop_lines_with: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Drop lines in which one of these strings stands."""
     seed: int = 0
     """synthetic: names the text."""
@@ -68,3 +68,12 @@ class CorpusConfig(Config):
     """Processes that parse and clean; does not change the result."""
     fresh: bool = False
     """Build anew although the output is there; it is replaced at the very end."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        names = [source.name for source in self.sources]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two sources have the name {twice[0]}: rows are counted by it")
+        if self.min_characters > self.max_characters:
+            raise ValueError(f"min_characters {self.min_characters} is above max_characters {self.max_characters}")
+        return self

@@ -21,8 +21,9 @@ class Document:
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def to_line(self) -> bytes:
+        """Return the document as a line of a shard; ValueError or TypeError where ``metadata`` are not JSON."""
         record = {"id": self.id, "text": self.text, "source": self.source, "metadata": self.metadata}
-        return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+        return json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
 def read_shard(path: Path) -> Iterator[Document]:

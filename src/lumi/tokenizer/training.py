@@ -38,7 +38,7 @@ class TokenizerConfig(Config):
     """Corpora to learn from (01_prepare_corpus.py)."""
     output_dir: Path = Path("data/tokenizer")
     """Where the tokenizer goes."""
-    name: str = Field(default="spm32k", pattern=r"[A-Za-z0-9_-]+")
+    name: str = Field(default="spm32k", pattern=r"^[A-Za-z0-9_-]+$")
     """The model's file is NAME.model."""
     vocab_size: int = Field(default=32768, ge=300, le=65536)
     """Pieces, the control symbols and the 256 bytes included."""

@@ -4,11 +4,12 @@ import bz2
 import gzip
 import json
 import lzma
+import sys
 
 import pytest
 import zstandard
 
-from lumi.corpus import CorpusConfig, prepare_corpus, read_documents
+from lumi.corpus import CorpusConfig, SourceConfig, prepare_corpus, read_documents
 from lumi.corpus import sources as sources_module
 from lumi.errors import DataError
 
@@ -64,6 +65,60 @@ def test_text_whole_and_split(tmp_path):
     ]
     _, documents = corpus(tmp_path / "2", kind="text", files=[str(tmp_path / "a.txt")], separator="\n---\n")
     assert [d.text for d in documents] == ["one\n\ntwo", "three"]
+
+
+def texts(tmp_path, data, separator, monkeypatch, block=1 << 22):
+    monkeypatch.setattr(sources_module, "_BLOCK", block)
+    (tmp_path / "a.txt").write_bytes(data)
+    values = {"name": "s", "kind": "text", "files": [str(tmp_path / "a.txt")], "separator": separator, "licence": "x"}
+    rows = sources_module.read_source(SourceConfig.from_values(values, "test"))
+    return [(row.place.rsplit(":", 1)[1], row.data["text"]) for row in rows]
+
+
+def test_parts_of_a_text_file_are_named_by_their_line_and_empty_ones_are_none(tmp_path, monkeypatch):
+    assert texts(tmp_path, b"one\n---\n---\ntwo\nlines\n---\nthree\n---\n", "---\n", monkeypatch) == [
+        ("1", b"one\n"),
+        ("4", b"two\nlines\n"),
+        ("7", b"three\n"),
+    ]
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 5, 1000])
+def test_a_separator_is_found_across_blocks_and_line_ends(tmp_path, monkeypatch, block):
+    found = texts(tmp_path, b"one\r\n\r\ntwo\r\n\r\nthr\ree\r", "\n\n", monkeypatch, block)
+    assert found == [("1", b"one"), ("3", b"two"), ("5", b"thr\ree\r")]
+
+
+def test_what_was_read_is_told_in_full(tmp_path):
+    for name, pack in (("a.jsonl", bytes), ("b.jsonl.gz", gzip.compress), ("c.jsonl.xz", lzma.compress),
+                       ("d.jsonl.bz2", bz2.compress), ("e.jsonl.zst", zstandard.compress)):  # fmt: skip
+        (tmp_path / name).write_bytes(pack(LINES * 100))
+    values = {"name": "s", "kind": "jsonl", "files": [str(tmp_path)], "licence": "x"}
+    source = SourceConfig.from_values(values, "test")
+    told = []
+    assert len(list(sources_module.read_source(source, told.append))) == 5 * 200
+    assert sum(told) == sources_module.source_bytes(source) == sum(p.stat().st_size for p in tmp_path.iterdir())
+
+
+def test_globs_find_folders_and_no_file_twice(tmp_path):
+    for folder in ("in-1", "in-2"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.jsonl").write_bytes(LINES)
+    files = [str(tmp_path / "in-*"), str(tmp_path / "in-1" / "a.jsonl"), str(tmp_path / "**" / "*.jsonl")]
+    values = {"name": "s", "kind": "jsonl", "files": files, "licence": "x"}
+    found = sources_module.find_files(SourceConfig.from_values(values, "test"))
+    assert found == [tmp_path / "in-1" / "a.jsonl", tmp_path / "in-2" / "a.jsonl"]
+
+
+def test_parquet_without_pyarrow_and_a_damaged_file(tmp_path, monkeypatch):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 this is none")
+    pytest.importorskip("pyarrow")
+    with pytest.raises(DataError, match=r"a.parquet is not a readable parquet file"):
+        corpus(tmp_path, kind="parquet", files=[str(tmp_path / "a.parquet")])
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(DataError, match="needs pyarrow, which is not installed") as caught:
+        corpus(tmp_path, kind="parquet", files=[str(tmp_path / "a.parquet")])
+    assert "lumi-lab[parquet]" in caught.value.way_out
 
 
 def test_the_embedded_text(tmp_path):

@@ -1,0 +1,137 @@
+"""The stage as a whole: budgets, counts, progress, and a corpus that was damaged afterwards."""
+
+import json
+
+import pytest
+
+from lumi import progress as progress_module
+from lumi.artifacts import read_manifest
+from lumi.corpus import CorpusConfig, prepare_corpus, read_documents
+from lumi.corpus import stage as stage_module
+from lumi.errors import ConfigError, DataError, IntegrityError
+
+SOURCE = {"name": "s", "kind": "jsonl", "licence": "none", "files": ["nothing"]}
+
+
+def config(tmp_path, *sources, **settings):
+    values = {
+        "name": "c",
+        "sources": [{**SOURCE, **source} for source in sources],
+        "output_dir": str(tmp_path / "out"),
+        "num_workers": 1,
+        **settings,
+    }
+    return CorpusConfig.from_values(values, "test")
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """Two hundred rows of 100 bytes of text, different from one another."""
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": f"{n:03d} ".ljust(100, "x")}) + "\n" for n in range(200)))
+    return path
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_budget_is_kept_and_little_is_read_beyond_it(tmp_path, raw, monkeypatch, workers):
+    taken = []
+    read_source = stage_module.read_source
+
+    def counting(*args):
+        for row in read_source(*args):
+            taken.append(row)
+            yield row
+
+    monkeypatch.setattr(stage_module, "read_source", counting)
+    monkeypatch.setattr(stage_module, "_CHUNK_BYTES", 500)
+    manifest = prepare_corpus(config(tmp_path, {"files": [str(raw)], "max_bytes": 5000}, num_workers=workers))
+    assert (manifest.counts["documents"], manifest.counts["bytes"]) == (50, 5000)
+    assert 50 <= len(taken) <= 60
+
+
+def test_the_manifest_counts_each_source_apart(tmp_path, raw):
+    other = tmp_path / "b.jsonl"
+    other.write_text(json.dumps({"text": "000 ".ljust(100, "x")}) + '\n{"text": "y "}\n{"text": "short"}\n{bad\n')
+    sources = [{"files": [str(raw)], "max_bytes": 1000}, {"name": "t", "files": [str(other)]}]
+    manifest = prepare_corpus(config(tmp_path, *sources, min_characters=5))
+    assert manifest.counts["sources"] == {
+        "s": {"rows_read": 10, "documents": 10, "bytes": 1000, "broken": 0, "dropped": {}, "cleaned": {}},
+        "t": {
+            "rows_read": 4,
+            "documents": 1,
+            "bytes": 5,
+            "broken": 1,
+            "dropped": {"exact_duplicate": 1, "too_short": 1},
+            "cleaned": {"trim_blanks": 1},
+        },
+    }
+    assert manifest.counts["dropped"] == {"broken_row": 1, "exact_duplicate": 1, "too_short": 1}
+    assert manifest.counts["rows_read"] == 14
+    (rejected,) = manifest.files(prefix="rejected/")
+    assert (rejected.file, rejected.rows) == ("rejected/t.jsonl", 1)
+
+
+def test_progress_tells_rate_and_time_left(tmp_path, raw, monkeypatch, capsys):
+    monkeypatch.setattr(progress_module, "_PLAIN_SECONDS", 0.0)
+    monkeypatch.setattr(stage_module, "_CHUNK_BYTES", 2000)
+    prepare_corpus(config(tmp_path, {"files": [str(raw)], "max_bytes": 10_000}))
+    lines = [line for line in capsys.readouterr().err.splitlines() if "s left" in line]
+    shares = [int(line.removeprefix("corpus c, s: ").split("%")[0]) for line in lines]
+    assert len(shares) > 50
+    assert max(shares) <= 100
+    assert shares[-1] >= 95
+    assert all("MB/s, " in line and "-" not in line for line in lines)
+
+
+def test_a_flipped_byte_is_refused_and_the_file_named(tmp_path, raw):
+    out = tmp_path / "out"
+    manifest = prepare_corpus(config(tmp_path, {"files": [str(raw)]}, shard_bytes=8000))
+    names = [file.file for file in manifest.files(prefix="shard_")]
+    assert len(names) == 5
+    assert len(list(read_documents(out))) == 200
+    data = bytearray((out / names[2]).read_bytes())
+    data[len(data) // 2] ^= 1
+    (out / names[2]).write_bytes(data)
+    with pytest.raises(IntegrityError, match=names[2]) as caught:
+        next(read_documents(out))
+    assert "01_prepare_corpus.py" in caught.value.way_out
+
+
+def test_a_corpus_that_is_missing_or_unfinished_is_refused(tmp_path):
+    with pytest.raises(DataError, match="no corpus at"):
+        next(read_documents(tmp_path / "nowhere"))
+    with pytest.raises(IntegrityError, match="incomplete"):
+        next(read_documents(tmp_path))
+
+
+def test_the_same_command_again_is_up_to_date_and_changed_input_is_noticed(tmp_path, raw, capsys):
+    wanted = config(tmp_path, {"files": [str(raw)]})
+    first = prepare_corpus(wanted)
+    assert prepare_corpus(wanted) == first
+    assert "up to date" in capsys.readouterr().err
+    raw.write_text(raw.read_text() + '{"text": "one more"}\n')
+    with pytest.raises(IntegrityError, match="different: inputs"):
+        prepare_corpus(wanted)
+    again = prepare_corpus(config(tmp_path, {"files": [str(raw)]}, fresh=True))
+    assert again.counts["documents"] == 201
+    assert read_manifest(tmp_path / "out", "corpus", "-") == again
+
+
+@pytest.mark.parametrize(
+    "sources, settings, message",
+    [
+        ([{}, {}], {}, "two sources have the name s"),
+        ([{"name": "../../evil"}], {}, "sources.0.name"),
+        ([{"kind": "text", "separator": ""}], {}, "sources.0.separator"),
+        ([{"drop_lines_with": [""]}], {}, "sources.0.drop_lines_with.0"),
+        ([{"files": []}], {}, "files is missing for kind jsonl"),
+        ([{"kind": "synthetic"}], {}, "max_bytes is missing"),
+        ([{"licence": ""}], {}, "sources.0.licence"),
+        ([{"surprise": 1}], {}, "sources.0.surprise: unknown key"),
+        ([{}], {"min_characters": 9, "max_characters": 8}, "min_characters 9 is above max_characters 8"),
+        ([], {}, "sources"),
+    ],
+)
+def test_impossible_configs_are_refused_before_any_work(tmp_path, sources, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        config(tmp_path, *sources, **settings)
