@@ -15,7 +15,8 @@ def raw(tmp_path_factory):
     """Two sources that share documents; rows that are broken, dropped by a rule, and beyond a budget."""
     folder = tmp_path_factory.mktemp("raw")
     for name, numbers in (("a", range(300)), ("b", range(200, 500))):
-        rows = [json.dumps({"text": f"Text {n % 220}: " + f"{WORDS[n % 6]} " * (n % 19), "n": n}) for n in numbers]
+        texts = [f"Text {n}: " + f"{WORDS[n % 6]} " * (n % 19) for n in range(220)]
+        rows = [json.dumps({"text": texts[n % 220], "n": n}) for n in numbers]
         rows[5], rows[170] = "{broken", '{"no": "text"}'
         (folder / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
     return folder

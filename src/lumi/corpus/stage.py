@@ -156,7 +156,7 @@ class _Used:
         """Return the share done, 0 where it cannot be told."""
         of_disk = self.read_bytes / self.disk_bytes if self.disk_bytes else 0.0
         of_budget = kept_bytes / self.max_bytes if self.max_bytes else 0.0
-        return max(of_disk, of_budget)
+        return min(1.0, max(of_disk, of_budget))
 
 
 def _outcomes(config: CorpusConfig, source: SourceConfig, counts: SourceCounts, on_read: OnRead) -> Iterator[Outcome]:

@@ -7,6 +7,7 @@ import pytest
 from lumi import progress as progress_module
 from lumi.artifacts import read_manifest
 from lumi.corpus import CorpusConfig, prepare_corpus, read_documents
+from lumi.corpus import compression as compression_module
 from lumi.corpus import stage as stage_module
 from lumi.errors import ConfigError, DataError, IntegrityError
 
@@ -71,16 +72,32 @@ def test_the_manifest_counts_each_source_apart(tmp_path, raw):
     assert (rejected.file, rejected.rows) == ("rejected/t.jsonl", 1)
 
 
-def test_progress_tells_rate_and_time_left(tmp_path, raw, monkeypatch, capsys):
-    monkeypatch.setattr(progress_module, "_PLAIN_SECONDS", 0.0)
-    monkeypatch.setattr(stage_module, "_CHUNK_BYTES", 2000)
-    prepare_corpus(config(tmp_path, {"files": [str(raw)], "max_bytes": 10_000}))
+def shares_shown(capsys):
     lines = [line for line in capsys.readouterr().err.splitlines() if "s left" in line]
-    shares = [int(line.removeprefix("corpus c, s: ").split("%")[0]) for line in lines]
-    assert len(shares) > 50
-    assert max(shares) <= 100
-    assert shares[-1] >= 95
-    assert all("MB/s, " in line and "-" not in line for line in lines)
+    assert all("MB/s, " in line for line in lines)
+    return [int(line.removeprefix("corpus c, s: ").split("%")[0]) for line in lines]
+
+
+def test_progress_of_a_budget_tells_rate_and_time_left(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress_module, "_PLAIN_SECONDS", 0.0)
+    manifest = prepare_corpus(config(tmp_path, {"kind": "synthetic", "files": [], "max_bytes": 20_000}))
+    shares = shares_shown(capsys)
+    assert len(shares) == manifest.counts["documents"]
+    assert shares == sorted(shares)
+    assert shares[0] <= 8
+    assert shares[-1] == 100
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_progress_of_files_is_that_of_their_bytes(tmp_path, raw, monkeypatch, capsys, workers):
+    monkeypatch.setattr(progress_module, "_PLAIN_SECONDS", 0.0)
+    monkeypatch.setattr(stage_module, "_CHUNK_BYTES", 200)
+    monkeypatch.setattr(compression_module, "_BLOCK", 100)
+    prepare_corpus(config(tmp_path, {"files": [str(raw)]}, num_workers=workers))
+    shares = shares_shown(capsys)
+    assert len(shares) == 200
+    assert 40 <= shares[99] <= 60 + 5 * workers  # what workers have under way is read, and not yet counted
+    assert shares[-1] == 100
 
 
 def test_a_flipped_byte_is_refused_and_the_file_named(tmp_path, raw):
