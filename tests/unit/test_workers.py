@@ -31,6 +31,8 @@ def test_an_error_ends_what_is_still_being_worked_on():
     with pytest.raises(KeyboardInterrupt):
         with worker_pool(1) as pool:
             pool.submit(os.getpid).result()
-            pool.submit(time.sleep, 60)
+            sleeping = pool.submit(time.sleep, 60)
+            while not sleeping.running():  # one that has not begun is merely cancelled
+                time.sleep(0.01)
             raise KeyboardInterrupt
     assert time.monotonic() - start < 30

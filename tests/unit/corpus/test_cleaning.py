@@ -39,6 +39,11 @@ def test_steps(step, before, after):
     assert step(after) == after
 
 
+@pytest.mark.parametrize("end", ["\r\n", "\r", "\f", "\x85", "\u2028", "\u2029"])
+def test_each_line_end_alone(end):
+    assert clean(f"a{end}b") == ("a\nb", ["unify_newlines"])
+
+
 def test_code_tables_and_paragraphs_survive():
     assert clean(CODE) == (CODE, [])
 
