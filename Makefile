@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 LUMI := $(BIN)/lumi
-RUN := $(BIN)/python
+PY := $(BIN)/python
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
 # On a busy machine spinning OpenMP threads cost a factor of five; on an idle one waiting costs nothing.
@@ -14,13 +14,17 @@ OWT := data/processed/owt_32k_1024
 TOKENIZER := data/tokenizer
 
 .DEFAULT_GOAL := help
+# Stages follow one another also under `make -j`; each uses all cores by itself.
+.NOTPARALLEL:
 .PHONY: help install check-env check format test test-unit demo tokenizer-train-mix tokenizer-reset corpus-wiki corpus-owt \
 	prepare-wiki-with-tokenizer prepare-owt-with-tokenizer data-rebuild-all reencode-dataset pretrain-tiny \
-	pretrain-small pretrain-base test-pipeline test-pipeline-flash evaluate generate report monitor
+	pretrain-small pretrain-base test-pipeline test-pipeline-flash evaluate generate report monitor clean
 
 ##@ Start here
 help: ## this list
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-30s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@test -t 1 && colour=1 || colour=0; awk -v colour=$$colour 'BEGIN {FS = ":.*## "; if (colour) {bold = "\033[1m"; \
+	  cyan = "\033[36m"; off = "\033[0m"}} /^##@/ {printf "\n%s%s%s\n", bold, substr($$0, 5), off} \
+	  /^[a-z-]+:.*## / {printf "  %s%-30s%s %s\n", cyan, $$1, off, $$2}' $(firstword $(MAKEFILE_LIST))
 
 install: ## make .venv (torch first; TORCH="..." overrides which build)
 	@$(PYTHON) scripts/install.py
@@ -33,19 +37,19 @@ demo: install ## the whole road on a CPU in minutes: corpus, tokenizer, training
 
 ##@ Data
 corpus-wiki: install ## clean the files in data/raw/wikipedia into data/corpus/wiki
-	@$(RUN) scripts/01_prepare_corpus.py --config config/datasets/sources/wikipedia_files.json --output_dir data/corpus/wiki
+	@$(PY) scripts/01_prepare_corpus.py --config config/datasets/sources/wikipedia_files.json --output_dir data/corpus/wiki
 
 corpus-owt: install ## clean the files in data/raw/openwebtext into data/corpus/owt
-	@$(RUN) scripts/01_prepare_corpus.py --config config/datasets/sources/openwebtext_files.json --output_dir data/corpus/owt
+	@$(PY) scripts/01_prepare_corpus.py --config config/datasets/sources/openwebtext_files.json --output_dir data/corpus/owt
 
 tokenizer-train-mix: corpus-wiki corpus-owt ## train the one tokenizer, once
-	@$(RUN) scripts/02_train_tokenizer.py --config config/datasets/training_configs/tokenizer_training_mix.json
+	@$(PY) scripts/02_train_tokenizer.py --config config/datasets/training_configs/tokenizer_training_mix.json
 
 prepare-wiki-with-tokenizer: corpus-wiki ## pack data/corpus/wiki with the frozen tokenizer
-	@$(RUN) scripts/03_pack_dataset.py --corpus_dir data/corpus/wiki --tokenizer_path $(TOKENIZER) --output_dir $(WIKI)
+	@$(PY) scripts/03_pack_dataset.py --corpus_dir data/corpus/wiki --tokenizer_path $(TOKENIZER) --output_dir $(WIKI)
 
 prepare-owt-with-tokenizer: corpus-owt ## pack data/corpus/owt with the frozen tokenizer
-	@$(RUN) scripts/03_pack_dataset.py --corpus_dir data/corpus/owt --tokenizer_path $(TOKENIZER) --output_dir $(OWT)
+	@$(PY) scripts/03_pack_dataset.py --corpus_dir data/corpus/owt --tokenizer_path $(TOKENIZER) --output_dir $(OWT)
 
 data-rebuild-all: tokenizer-train-mix prepare-wiki-with-tokenizer prepare-owt-with-tokenizer ## tokenizer and all data sets
 
@@ -74,18 +78,19 @@ pretrain-base: install $(WIKI)/manifest.json $(OWT)/manifest.json ## train base,
 
 ##@ Looking at a model (MODEL=checkpoints/pretrain/tiny/final)
 MODEL ?= checkpoints/pretrain/tiny/final
-RUN_DIR ?= checkpoints/pretrain/tiny
+RUN ?= checkpoints/pretrain/tiny
 
 evaluate: install ## perplexity and bits per byte of MODEL
-	@$(RUN) scripts/05_evaluate.py --model_path $(MODEL)
+	@$(PY) scripts/05_evaluate.py --model_path $(MODEL)
 
 generate: install ## PROMPT="...": let MODEL go on
 	@$(LUMI) generate --model_path $(MODEL) --prompt "$(PROMPT)"
 
-report: install ## RUN_DIR=...: one HTML page about a run
-	@$(LUMI) report --run $(RUN_DIR)
+report: install ## RUN=checkpoints/pretrain/tiny: one HTML page about a run
+	@$(LUMI) report --run $(RUN)
 
 monitor: ## watch the GPU
+	@command -v nvidia-smi >/dev/null || { echo "error: there is no nvidia-smi here  ->  make check-env"; exit 1; }
 	@nvidia-smi --loop=2
 
 ##@ Development
@@ -114,3 +119,7 @@ test-pipeline: install ## the whole road on synthetic text with plain attention,
 test-pipeline-flash: install ## the same with FlashAttention (needs a CUDA card and the flash-attn package)
 	@rm -rf runs/test-pipeline-flash
 	@$(LUMI) demo $(SYNTHETIC) --output_dir runs/test-pipeline-flash --attention flash
+
+clean: ## delete caches and test runs; never data, checkpoints or .venv
+	@rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist runs/test-pipeline runs/test-pipeline-flash
+	@find src tests scripts benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -33,7 +33,11 @@ def reset_tokenizer(config: ResetConfig) -> None:
     unchanged = "nothing was deleted"
     if not sys.stdin.isatty():
         raise DataError(f"{unchanged}: there is no terminal to ask at", "run it in a terminal and type YES")
-    if input("Type YES to delete it: ") != "YES":
+    try:
+        answer = input("Type YES to delete it: ")
+    except EOFError:  # Ctrl-D
+        answer = ""
+    if answer != "YES":
         raise DataError(f"{unchanged}: the answer was not YES", "run it again if you meant to")
     shutil.rmtree(config.tokenizer_dir)
     say(f"deleted {config.tokenizer_dir}; train the next one with make tokenizer-train-mix")
