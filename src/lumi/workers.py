@@ -6,6 +6,7 @@ A worker that is ended from outside (out of memory) is an error: `multiprocessin
 
 import multiprocessing
 import signal
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -15,16 +16,23 @@ from typing import Any, Self, TypeVar
 from lumi.errors import DataError
 
 T = TypeVar("T")
+_FEWER = "run the same command again with a smaller --num_workers; what was finished is kept"
+_AHEAD = 3  # items a worker that are handed out before the first result is taken
 
 
 class WorkerPool:
     """Processes that run functions; leaving the ``with`` block ends them, at once where an error ends it.
 
+    Args:
+        num_workers: how many.
+        way_out: what the user can do where a worker was ended from outside.
+
     Raises:
         DataError: on leaving, where a worker was ended from outside.
     """
 
-    def __init__(self, num_workers: int) -> None:
+    def __init__(self, num_workers: int, *, way_out: str = _FEWER) -> None:
+        self._num_workers, self._way_out = num_workers, way_out
         self._others = set(multiprocessing.active_children())
         context = multiprocessing.get_context("spawn")
         self._executor = ProcessPoolExecutor(num_workers, context, initializer=_leave_interrupts_to_parent)
@@ -34,8 +42,14 @@ class WorkerPool:
         return self._executor.submit(function, *arguments)
 
     def imap(self, function: Callable[..., T], items: Iterable[Any]) -> Iterator[T]:
-        """Yield the function's results in the order of the items, all of which are read at once."""
-        return self._executor.map(function, items)
+        """Yield the function's results in the order of the items, of which a few a worker are read ahead."""
+        waiting: deque[Future[T]] = deque()
+        for item in items:
+            waiting.append(self.submit(function, item))
+            if len(waiting) > _AHEAD * self._num_workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
     def __enter__(self) -> Self:
         return self
@@ -49,14 +63,8 @@ class WorkerPool:
         self._executor.shutdown(cancel_futures=True)
         if isinstance(error, BrokenProcessPool):
             raise DataError(
-                "a worker process was ended from outside, most likely for want of memory",
-                "run the same command again with a smaller --num_workers; what was finished is kept",
+                "a worker process was ended from outside, most likely for want of memory", self._way_out
             ) from None
-
-
-def worker_pool(num_workers: int) -> WorkerPool:
-    """Return a pool of processes for a ``with`` block."""
-    return WorkerPool(num_workers)
 
 
 def _leave_interrupts_to_parent() -> None:

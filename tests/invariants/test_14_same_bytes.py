@@ -77,6 +77,8 @@ def test_corpus(raw, tmp_path, monkeypatch):
 
 
 def test_packing(raw, artifacts, tmp_path, monkeypatch):
+    monkeypatch.setattr(packing_stage, "_CHUNK_BYTES", 1500)
+    monkeypatch.setattr(packing_stage, "_BYTES_WORTH_A_WORKER", 1)
     prepare_corpus(corpus_config(raw, tmp_path / "corpus", 1))
     pack_dataset(pack_config(artifacts, tmp_path / "corpus", tmp_path / "one", 1))
     pack_dataset(pack_config(artifacts, tmp_path / "corpus", tmp_path / "two", 2))
@@ -86,7 +88,7 @@ def test_packing(raw, artifacts, tmp_path, monkeypatch):
         patch.setattr(packing_stage.Workspace, "record", dies_after(3, packing_stage.Workspace.record))
         with pytest.raises(KeyboardInterrupt):
             pack_dataset(pack_config(artifacts, tmp_path / "corpus", tmp_path / "cut", 1))
-    pack_dataset(pack_config(artifacts, tmp_path / "corpus", tmp_path / "cut", 1))
+    pack_dataset(pack_config(artifacts, tmp_path / "corpus", tmp_path / "cut", 3))
     assert contents(tmp_path / "cut") == expected
 
 

@@ -7,18 +7,18 @@ import time
 import pytest
 
 from lumi.errors import DataError
-from lumi.workers import worker_pool
+from lumi.workers import WorkerPool
 
 
 def test_results_come_in_order():
-    with worker_pool(2) as pool:
+    with WorkerPool(2) as pool:
         assert list(pool.imap(abs, [-3, -1, -2])) == [3, 1, 2]
         assert pool.submit(divmod, 7, 2).result() == (3, 1)
 
 
 def test_a_worker_that_is_ended_from_outside_is_an_error_and_no_endless_wait():
     with pytest.raises(DataError, match="ended from outside") as caught:
-        with worker_pool(2) as pool:
+        with WorkerPool(2) as pool:
             pid = pool.submit(os.getpid).result()
             waiting = pool.submit(time.sleep, 60)
             os.kill(pid, signal.SIGKILL)
@@ -29,7 +29,7 @@ def test_a_worker_that_is_ended_from_outside_is_an_error_and_no_endless_wait():
 def test_an_error_ends_what_is_still_being_worked_on():
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        with worker_pool(1) as pool:
+        with WorkerPool(1) as pool:
             pool.submit(os.getpid).result()
             sleeping = pool.submit(time.sleep, 60)
             while not sleeping.running():  # one that has not begun is merely cancelled

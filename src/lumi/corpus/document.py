@@ -25,12 +25,24 @@ class Document:
         record = {"id": self.id, "text": self.text, "source": self.source, "metadata": self.metadata}
         return json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
+    @classmethod
+    def from_line(cls, line: bytes) -> "Document":
+        """Return the document that a line of a shard holds."""
+        return cls(**json.loads(line))
+
 
 def read_shard(path: Path) -> Iterator[Document]:
     """Yield the documents of one ``.jsonl.zst`` shard."""
     with open_any(path) as file:
         for line in file:
-            yield Document(**json.loads(line))
+            yield Document.from_line(line)
+
+
+def read_shard_lines(path: Path, chunk_bytes: int) -> Iterator[list[bytes]]:
+    """Yield the lines of a shard in lists of about this size, for workers that parse them."""
+    with open_any(path) as file:
+        while lines := file.readlines(chunk_bytes):
+            yield lines
 
 
 def read_documents(corpus_dir: Path) -> Iterator[Document]:

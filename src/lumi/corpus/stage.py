@@ -26,7 +26,7 @@ from lumi.corpus.outcome import Outcome, outcomes_of
 from lumi.corpus.sources import RawRow, read_source, source_bytes, source_inputs
 from lumi.errors import DataError
 from lumi.progress import progress, say
-from lumi.workers import worker_pool
+from lumi.workers import WorkerPool
 
 _CHUNK_BYTES = 1_000_000  # about this much raw text goes to a worker at once
 _SHOWN = 3  # broken rows on screen, and examples per rule in the card
@@ -172,7 +172,7 @@ def _outcomes(config: CorpusConfig, source: SourceConfig, counts: SourceCounts, 
     if (following := next(chunks, None)) is None:  # a pool is not worth its start for one chunk
         return
     rest = itertools.chain([following], chunks)
-    with worker_pool(config.num_workers) as pool:
+    with WorkerPool(config.num_workers) as pool:
         yield from _map_ahead(partial(pool.submit, work), rest, 3 * config.num_workers, wanted)
 
 

@@ -7,8 +7,11 @@ A document's split depends on its text alone, so no document is in both and addi
 """
 
 import multiprocessing
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,17 +20,18 @@ from pydantic import Field
 
 from lumi.artifacts import Manifest, OutputFile, Workspace, artifact_input, package_versions, read_manifest, verify
 from lumi.config import Config
-from lumi.corpus import read_shard
+from lumi.corpus import Document, read_shard_lines
 from lumi.data.dataset import PACKED, Tokens
 from lumi.errors import ConfigError, DataError
 from lumi.progress import progress, say
 from lumi.randomness import unit_interval
-from lumi.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer
-from lumi.workers import worker_pool
+from lumi.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer, require_same_tokenizer
+from lumi.workers import WorkerPool
 
 _SPLITS = ("train", "val")
 _SHARD_BYTES = 64_000_000
-_BATCH = 256  # documents encoded at once
+_CHUNK_BYTES = 1_000_000  # a worker gets about this much of a shard at once
+_BYTES_WORTH_A_WORKER = 10_000_000  # a process encodes about as much in the time that it takes to start
 
 
 class PackConfig(Config):
@@ -82,7 +86,7 @@ def pack_dataset(config: PackConfig) -> Manifest:
             return done
         work.open()
         shards = corpus.files(suffix=".jsonl.zst")
-        _tokenize(config, work, shards, corpus.counts["bytes"])
+        _tokenize(config, work, shards, corpus.counts["bytes"], tokenizer.sha256)
         counts: dict[str, Any] = {"tokenizer_sha256": tokenizer.sha256, "vocab_size": tokenizer.vocab_size}
         for split in _SPLITS:
             counts[split] = _cut_rows(config, work, split, shards)
@@ -131,61 +135,89 @@ def _flat_name(split: str, shard: OutputFile) -> str:
     return f"tokens_{split}_{shard.file.split('.')[0]}.npy"
 
 
-def _tokenize(config: PackConfig, work: Workspace, shards: list[OutputFile], total_bytes: int) -> None:
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """Some documents of one split, framed and joined; text in UTF-8 bytes."""
+
+    documents: int
+    text_bytes: int
+    tokens: Tokens
+
+
+def _tokenize(
+    config: PackConfig, work: Workspace, shards: list[OutputFile], corpus_bytes: int, tokenizer_sha256: str
+) -> None:
     """Write one flat token file per corpus shard and split; those an interrupted run finished are kept."""
     todo = [shard for shard in shards if any(work.recorded(_flat_name(split, shard)) is None for split in _SPLITS)]
-    job = partial(_tokenize_shard, config=config, folder=work.path)
-    with progress("tokenizing", total=total_bytes, unit="MB", scale=1e6) as bar:
+    with progress("tokenizing", total=corpus_bytes, unit="MB", scale=1e6) as bar:
         for shard in shards:
             if shard not in todo:
                 done = [work.recorded(_flat_name(split, shard)) for split in _SPLITS]
                 bar.advance(sum(record.counts["text_bytes"] for record in done if record))
-        for shard, counts in _in_order(job, todo, config.num_workers):
+        for shard, chunks in groupby(_encoded_chunks(config, todo, corpus_bytes, tokenizer_sha256), key=itemgetter(0)):
+            parts: dict[str, list[_Encoded]] = {split: [] for split in _SPLITS}
+            for _, chunk in chunks:
+                for split in _SPLITS:
+                    parts[split].append(chunk[split])
+                bar.advance(sum(part.text_bytes for part in chunk.values()))
             for split in _SPLITS:
-                work.record(_flat_name(split, shard), counts=counts[split])
-            bar.advance(sum(counts[split]["text_bytes"] for split in _SPLITS))
+                _save_flat(work, _flat_name(split, shard), parts[split])
 
 
-def _in_order(job: Any, shards: list[OutputFile], num_workers: int) -> Iterator[tuple[OutputFile, Any]]:
-    """Run the job on each shard: a process a shard, and threads within where CPUs outnumber the shards."""
-    workers = min(num_workers, len(shards))
-    job = partial(job, num_threads=num_workers // max(1, workers))
+def _save_flat(work: Workspace, file: str, parts: list[_Encoded]) -> None:
+    tokens = np.concatenate([part.tokens for part in parts])
+    np.save(work.path / file, tokens)
+    documents, text_bytes = sum(part.documents for part in parts), sum(part.text_bytes for part in parts)
+    work.record(file, counts={"documents": documents, "text_bytes": text_bytes, "tokens": len(tokens)})
+
+
+def _encoded_chunks(
+    config: PackConfig, shards: list[OutputFile], corpus_bytes: int, tokenizer_sha256: str
+) -> Iterator[tuple[OutputFile, dict[str, _Encoded]]]:
+    """Yield each shard's documents encoded, in their order, a chunk at a time."""
+    chunks = ((shard, lines) for shard in shards
+              for lines in read_shard_lines(config.corpus_dir / shard.file, _CHUNK_BYTES))  # fmt: skip
+    encode = partial(_encode_chunk, config=config, tokenizer_sha256=tokenizer_sha256)
+    workers = min(config.num_workers, corpus_bytes // _BYTES_WORTH_A_WORKER)
     if workers <= 1:
-        yield from ((shard, job(shard)) for shard in shards)
+        yield from map(encode, chunks)
         return
-    with worker_pool(workers) as pool:
-        yield from zip(shards, pool.imap(job, shards), strict=True)
+    with WorkerPool(workers) as pool:
+        yield from pool.imap(encode, chunks)
 
 
-def _tokenize_shard(
-    shard: OutputFile, *, config: PackConfig, folder: Path, num_threads: int
-) -> dict[str, dict[str, int]]:
-    tokenizer = Tokenizer.load(config.tokenizer_path)
-    frame_start, frame_end = np.array([BOS_ID], dtype=np.uint16), np.array([EOS_ID], dtype=np.uint16)
-    parts: dict[str, list[Tokens]] = {split: [np.empty(0, dtype=np.uint16)] for split in _SPLITS}
-    counts = {split: {"documents": 0, "text_bytes": 0, "tokens": 0} for split in _SPLITS}
-    for texts in _batches(document.text for document in read_shard(config.corpus_dir / shard.file)):
-        for text, ids in zip(texts, tokenizer.encode_batch(texts, num_threads=num_threads), strict=True):
-            data = text.encode()
-            split = "val" if unit_interval(config.seed, "held out", data) < config.val_fraction else "train"
-            parts[split] += (frame_start, ids, frame_end)
-            counts[split]["documents"] += 1
-            counts[split]["text_bytes"] += len(data)
-            counts[split]["tokens"] += len(ids) + 2
-    for split in _SPLITS:
-        np.save(folder / _flat_name(split, shard), np.concatenate(parts[split]))
-    return counts
+def _encode_chunk(
+    chunk: tuple[OutputFile, list[bytes]], *, config: PackConfig, tokenizer_sha256: str
+) -> tuple[OutputFile, dict[str, _Encoded]]:
+    shard, lines = chunk
+    texts: dict[str, list[str]] = {split: [] for split in _SPLITS}
+    text_bytes = dict.fromkeys(_SPLITS, 0)
+    for line in lines:
+        text = Document.from_line(line).text
+        data = text.encode()
+        split = "val" if unit_interval(config.seed, "held out", data) < config.val_fraction else "train"
+        texts[split].append(text)
+        text_bytes[split] += len(data)
+    tokenizer = _tokenizer(config.tokenizer_path, tokenizer_sha256)
+    return shard, {
+        split: _Encoded(len(texts[split]), text_bytes[split], _framed(tokenizer.encode_batch(texts[split])))
+        for split in _SPLITS
+    }
 
 
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    for text in texts:
-        batch.append(text)
-        if len(batch) == _BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+@cache
+def _tokenizer(path: Path, sha256: str) -> Tokenizer:
+    """Load a tokenizer once a process; the sha256 keeps a later one at the same path apart."""
+    tokenizer = Tokenizer.load(path)
+    require_same_tokenizer(sha256, tokenizer.sha256, str(path))
+    return tokenizer
+
+
+def _framed(documents: list[Tokens]) -> Tokens:
+    """Join documents, each between its <s> and its </s>."""
+    start, end = np.array([BOS_ID], dtype=np.uint16), np.array([EOS_ID], dtype=np.uint16)
+    parts = [part for ids in documents for part in (start, ids, end)]
+    return np.concatenate(parts) if parts else np.empty(0, dtype=np.uint16)
 
 
 def _cut_rows(config: PackConfig, work: Workspace, split: str, shards: list[OutputFile]) -> dict[str, int]:

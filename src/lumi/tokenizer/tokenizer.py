@@ -4,10 +4,8 @@
 spelling inside a text is encoded as ordinary characters.
 """
 
-import os
 import shutil
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -109,16 +107,9 @@ class Tokenizer:
             return ids
         return list(self._fast.encode(text, False))
 
-    def encode_batch(self, texts: Sequence[str], *, num_threads: int | None = None) -> list[NDArray[np.uint16]]:
-        """Return the ids of many texts, uint16 each; ``num_threads`` default to one a CPU."""
-        threads = min(num_threads or os.cpu_count() or 1, len(texts))
-        if threads <= 1:
-            return [self._encode_array(text) for text in texts]
-        with ThreadPoolExecutor(threads) as pool:  # both encoders let go of the interpreter lock while they work
-            return list(pool.map(self._encode_array, texts))
-
-    def _encode_array(self, text: str) -> NDArray[np.uint16]:
-        return np.array(self.encode(text), dtype=np.uint16)
+    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint16]]:
+        """Return the ids of many texts, uint16 each; to use many CPUs, use processes (threads wait for each other)."""
+        return [np.array(self.encode(text), dtype=np.uint16) for text in texts]
 
     def decode(self, ids: Iterable[int], *, keep_control: bool = False) -> str:
         """Return the text of ids; control symbols give nothing, or their spelling with ``keep_control``.

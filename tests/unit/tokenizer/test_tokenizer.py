@@ -37,13 +37,12 @@ def theirs(artifacts):
     return AutoTokenizer.from_pretrained(artifacts / "tokenizer")
 
 
-@pytest.mark.parametrize("num_threads", [None, 1, 2, 7])
-def test_a_batch_is_its_texts(tokenizer, num_threads):
+def test_a_batch_is_its_texts(tokenizer):
     texts = [f"text {number} " * (number % 5) for number in range(30)]
-    batch = tokenizer.encode_batch(texts, num_threads=num_threads)
+    batch = tokenizer.encode_batch(texts)
     assert [ids.tolist() for ids in batch] == [tokenizer.encode(text) for text in texts]
     assert {ids.dtype for ids in batch} == {np.dtype(np.uint16)}
-    assert tokenizer.encode_batch([], num_threads=num_threads) == []
+    assert tokenizer.encode_batch([]) == []
 
 
 def test_an_answer_cut_inside_a_character(tokenizer):
