@@ -18,6 +18,7 @@ CONFIG = ModelConfig(vocab_size=512, n_layer=2, d_model=64, n_head=2, head_dim=3
 ON_GPU = {"training__device": "cuda", "training__compile": False}
 
 
+@pytest.mark.filterwarnings("ignore:TensorFloat32")  # fp32 on purpose
 def test_the_compiled_loss_equals_the_plain_one():
     tokens = torch.randint(0, 512, (4, 65), device="cuda")
     grads = []

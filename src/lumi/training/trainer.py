@@ -9,6 +9,7 @@ a bad step stay there, and the host looks at them only when it logs.
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +113,8 @@ class Trainer:
             devices = [self.ranks.device.index] if self.ranks.device.type == "cuda" else None
             wrapped = nn.parallel.DistributedDataParallel(wrapped, device_ids=devices)
         compiled = self.ranks.device.type == "cuda" if self.config.compile is None else self.config.compile
+        # fp32 is asked for by name; the compiler's advice to round its products to TF32 is no news for the user
+        warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
         return torch.compile(wrapped, dynamic=False) if compiled else wrapped  # type: ignore[return-value]
 
     @property
