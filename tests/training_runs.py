@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors.torch import load_file
 
 from lumi.pretraining import PretrainConfig
@@ -59,3 +60,14 @@ def losses(checkpoint: Path) -> list[dict[str, Any]]:
     lines = (checkpoint / "training_state" / "metrics.jsonl").read_text().splitlines()
     kept = ("step", "loss", "val_loss", "learning_rate", "grad_norm", "tokens", "mix")
     return [{key: record.get(key) for key in kept} for record in map(json.loads, lines)]
+
+
+class FixedRows:
+    """A loader that gives the same random rows at every step."""
+
+    def __init__(self, rows: int, length: int, vocab_size: int) -> None:
+        self.rows = np.random.default_rng(0).integers(16, vocab_size, (rows, length + 1)).astype(np.uint16)
+        self.sequence_length = length
+
+    def next_batch(self) -> np.ndarray:
+        return self.rows

@@ -4,10 +4,11 @@ import shutil
 
 import pytest
 import torch
-from tests.training_runs import assert_same_checkpoint, config, losses
+from tests.training_runs import FixedRows, assert_same_checkpoint, config, losses
 
-from lumi.model import ModelConfig, create_model, summed_loss
+from lumi.model import ModelConfig, create_model, summed_loss, training_memory
 from lumi.pretraining import pretrain
+from lumi.training import CausalLMObjective, OptimizerConfig, Ranks, RunFolder, ScheduleConfig, Trainer, TrainingConfig
 
 pytestmark = [
     pytest.mark.gpu,
@@ -55,3 +56,25 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(packed, tmp_path):
         shutil.rmtree(tmp_path / "parts" / name)
     pretrain(config([packed], tmp_path / "parts", **shared))
     assert_same_checkpoint(tmp_path / "whole/final", tmp_path / "parts/final")
+
+
+def test_a_step_takes_the_memory_that_the_formula_says(tmp_path):
+    config = ModelConfig(n_layer=4, d_model=256, n_head=4, sequence_length=512)
+    before = torch.cuda.memory_allocated()
+    trainer = Trainer(
+        model=create_model(config).cuda(),
+        objective=CausalLMObjective(),
+        loader=FixedRows(32, 512, config.vocab_size),
+        tokenizer=None,
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+        schedule=ScheduleConfig(max_steps=10),
+        training=TrainingConfig(batch_size=32, precision="bf16"),
+        ranks=Ranks(0, 1, torch.device("cuda", 0)),
+        run=RunFolder(tmp_path, {}, {}),
+    )
+    torch.cuda.reset_peak_memory_stats()
+    for _ in range(3):
+        trainer.train_step()
+    measured = torch.cuda.max_memory_allocated() - before
+    memory = training_memory(config, micro_batch_size=32, sequence_length=512, compute_bytes=2, recompute=False)
+    assert memory.total == pytest.approx(measured, rel=0.1)

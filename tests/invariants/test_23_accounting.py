@@ -1,4 +1,4 @@
-"""Invariant 23: the parameter and FLOP formulas equal what is measured."""
+"""Invariant 23: the parameter, FLOP and memory formulas equal what is measured."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lumi.config import read_json_object
-from lumi.model import ModelConfig, count_parameters, create_model, training_flops_per_token
+from lumi.model import ModelConfig, count_parameters, create_model, training_flops_per_token, training_memory
 
 REPOSITORY = Path(__file__).parents[2]
 SHAPES = [
@@ -46,3 +46,14 @@ def test_the_shipped_shapes_have_the_documented_sizes(name, total, bare):
     config = ModelConfig(**read_json_object(REPOSITORY / "config" / f"{name}.json")["model"])
     assert count_parameters(config).total / 1e6 == pytest.approx(total, abs=0.06)
     assert count_parameters(config).non_embedding / 1e6 == pytest.approx(bare, abs=0.06)
+
+
+# docs/results.md: peak memory of bf16 training steps on one H200; tests/gpu measures it again
+@pytest.mark.parametrize(
+    "layers, width, length, rows, measured",
+    [(6, 256, 1024, 64, 9.06), (12, 512, 1024, 64, 22.88), (24, 768, 1024, 32, 32.23), (24, 768, 2048, 32, 58.45)],
+)
+def test_memory(layers, width, length, rows, measured):
+    config = ModelConfig(n_layer=layers, d_model=width, n_head=width // 64, sequence_length=length)
+    memory = training_memory(config, micro_batch_size=rows, sequence_length=length, compute_bytes=2, recompute=False)
+    assert memory.total / 2**30 == pytest.approx(measured, rel=0.03)

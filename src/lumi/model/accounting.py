@@ -80,11 +80,12 @@ def training_memory(
     # output, gate, up and their product; the casts of the weights are kept too
     block = tokens * compute_bytes * (4 * d + 2 * (heads + kv) + kv + heads + 3 * f)
     kept = tokens * compute_bytes * d * config.n_layer + block if recompute else block * config.n_layer
+    # one chunk of logits in float32; their gradients in the compute type the compiler keeps from all chunks
     chunk = min(tokens, chunk_positions("cuda", config.vocab_size)) * config.vocab_size
     return Memory(
         weights=4 * count,
         gradients=4 * count,
         optimizer=8 * count,
         activations=kept + compute_bytes * (count - count_parameters(config).embedding // 2),
-        logits=chunk * (4 + compute_bytes) + 4 * config.vocab_size * d,
+        logits=chunk * 4 + tokens * config.vocab_size * compute_bytes + 4 * config.vocab_size * d,
     )
