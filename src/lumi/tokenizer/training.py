@@ -3,7 +3,6 @@
 corpora -> a sample by content hash -> parts of documents -> SentencePiece -> NAME.model, transformers' files, card
 """
 
-import io
 import json
 import re
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from lumi.progress import progress, say
 from lumi.randomness import unit_interval
 from lumi.tokenizer.ids import BOS_ID, CONTROL_SYMBOLS, EOS_ID, PAD_ID, UNK_ID
 from lumi.tokenizer.report import measure, write_card
+from lumi.tokenizer.sentencepiece_process import TrainerError, train_sentencepiece
 from lumi.tokenizer.tokenizer import TOKENIZER, Tokenizer
 from lumi.tokenizer.transformers_files import TRANSFORMERS_FILES, write_transformers_files
 
@@ -130,37 +130,31 @@ def _parts(documents: list[str]) -> Iterator[str]:
 
 
 def _train(config: TokenizerConfig, documents: list[str]) -> bytes:
-    from sentencepiece import SentencePieceTrainer
-
     if not any(documents):
         raise DataError("there is no text to learn a tokenizer from", "prepare a corpus with documents in it")
-    say(f"tokenizer: training {config.vocab_size} pieces on {len(documents):,} documents")
-    written = io.BytesIO()
+    settings = {
+        "model_type": "bpe",
+        "vocab_size": config.vocab_size,
+        "character_coverage": config.character_coverage,
+        "byte_fallback": True,
+        "split_digits": True,
+        "normalization_rule_name": "identity",
+        "add_dummy_prefix": False,
+        "remove_extra_whitespaces": False,
+        "allow_whitespace_only_pieces": True,
+        "required_chars": "\n",  # a piece in any case, never the byte <0x0A>
+        "control_symbols": list(CONTROL_SYMBOLS[3:]),
+        "unk_id": UNK_ID,
+        "bos_id": BOS_ID,
+        "eos_id": EOS_ID,
+        "pad_id": PAD_ID,
+        "pad_piece": "<pad>",
+        "max_sentence_length": _LONGEST_SENTENCE,
+        "num_threads": 1,  # the result must not depend on the machine
+    }
     try:
-        SentencePieceTrainer.train(
-            sentence_iterator=_parts(documents),
-            model_writer=written,
-            model_type="bpe",
-            vocab_size=config.vocab_size,
-            character_coverage=config.character_coverage,
-            byte_fallback=True,
-            split_digits=True,
-            normalization_rule_name="identity",
-            add_dummy_prefix=False,
-            remove_extra_whitespaces=False,
-            allow_whitespace_only_pieces=True,
-            required_chars="\n",  # a piece in any case, never the byte <0x0A>
-            control_symbols=list(CONTROL_SYMBOLS[3:]),
-            unk_id=UNK_ID,
-            bos_id=BOS_ID,
-            eos_id=EOS_ID,
-            pad_id=PAD_ID,
-            pad_piece="<pad>",
-            max_sentence_length=_LONGEST_SENTENCE,
-            num_threads=1,  # the result must not depend on the machine
-            minloglevel=2,
-        )
-    except RuntimeError as error:
+        return train_sentencepiece(_parts(documents), settings)
+    except TrainerError as error:
         if found := re.search(r"too high \(\d+\)\. Please set it to a value <= (\d+)", str(error)):
             raise ConfigError(
                 f"vocab_size {config.vocab_size} is larger than the text supports; it supports {found[1]}",
@@ -171,5 +165,6 @@ def _train(config: TokenizerConfig, documents: list[str]) -> bytes:
                 f"vocab_size {config.vocab_size} does not hold the bytes and characters of the text: {found[1]} pieces",
                 f"use more than --vocab_size {found[1]}, or a smaller --character_coverage",
             ) from None
-        raise
-    return written.getvalue()
+        raise DataError(
+            f"SentencePiece could not train a tokenizer: {error}", "use a smaller --max_bytes, or another text"
+        ) from None
