@@ -16,7 +16,6 @@ from typing import Any, Self, TypeVar
 from lumi.errors import DataError
 
 T = TypeVar("T")
-_FEWER = "run the same command again with a smaller --num_workers; what was finished is kept"
 _AHEAD = 3  # items a worker that are handed out before the first result is taken
 
 
@@ -25,14 +24,13 @@ class WorkerPool:
 
     Args:
         num_workers: how many.
-        way_out: what the user can do where a worker was ended from outside.
 
     Raises:
         DataError: on leaving, where a worker was ended from outside.
     """
 
-    def __init__(self, num_workers: int, *, way_out: str = _FEWER) -> None:
-        self._num_workers, self._way_out = num_workers, way_out
+    def __init__(self, num_workers: int) -> None:
+        self._num_workers = num_workers
         self._others = set(multiprocessing.active_children())
         context = multiprocessing.get_context("spawn")
         self._executor = ProcessPoolExecutor(num_workers, context, initializer=_leave_interrupts_to_parent)
@@ -63,7 +61,8 @@ class WorkerPool:
         self._executor.shutdown(cancel_futures=True)
         if isinstance(error, BrokenProcessPool):
             raise DataError(
-                "a worker process was ended from outside, most likely for want of memory", self._way_out
+                "a worker process was ended from outside, most likely for want of memory",
+                "run the same command again with a smaller --num_workers; what was finished is kept",
             ) from None
 
 

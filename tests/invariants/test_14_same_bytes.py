@@ -65,16 +65,6 @@ def test_corpus(raw, tmp_path, monkeypatch):
     assert sum("shard_" in name for name in expected) >= 3
     assert expected == contents(tmp_path / "two")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(corpus_stage.Workspace, "record", dies_after(2, corpus_stage.Workspace.record))
-        with pytest.raises(KeyboardInterrupt):
-            prepare_corpus(corpus_config(raw, tmp_path / "cut", 1))
-    (partial,) = tmp_path.glob("cut.partial-*")
-    kept = (partial / "shard_00000.jsonl.zst").stat().st_mtime_ns
-    prepare_corpus(corpus_config(raw, tmp_path / "cut", 2))
-    assert contents(tmp_path / "cut") == expected
-    assert (tmp_path / "cut" / "shard_00000.jsonl.zst").stat().st_mtime_ns == kept
-
 
 def test_packing(raw, artifacts, tmp_path, monkeypatch):
     monkeypatch.setattr(packing_stage, "_CHUNK_BYTES", 1500)

@@ -1,11 +1,13 @@
 """Invariant 14 for the corpus, in full: whatever the workers, wherever it was interrupted, the bytes are the same."""
 
 import json
+from functools import partial
 
 import pytest
 
 from lumi.corpus import CorpusConfig, prepare_corpus
 from lumi.corpus import stage as corpus_stage
+from lumi.corpus.outcome import outcomes_of
 
 WORDS = ("fox", "caf\u00e9", "\u4e2d\u6587", "line\nbreak", "tail  \n", "\u2581")
 
@@ -40,6 +42,11 @@ def contents(folder):
     }
 
 
+def _judge(judged, rows, **how):
+    judged.extend(rows)
+    return outcomes_of(rows, **how)
+
+
 @pytest.fixture
 def small_chunks(monkeypatch):
     monkeypatch.setattr(corpus_stage, "_CHUNK_BYTES", 700)
@@ -68,8 +75,12 @@ def test_wherever_the_source_is_cut_into_chunks(raw, tmp_path, expected, monkeyp
 
 def test_wherever_it_was_interrupted(raw, tmp_path, expected, monkeypatch):
     record = corpus_stage.Workspace.record
-    outputs = len(expected) - 1  # all but the manifest
-    for survived in range(outputs):
+    calls = []
+    with monkeypatch.context() as patch:
+        patch.setattr(corpus_stage.Workspace, "record", lambda *args, **kwargs: calls.append(record(*args, **kwargs)))
+        build(raw, tmp_path / "counted", 1)
+    assert sum("staged/" in call.file for call in calls) >= 6 * 5  # several segments
+    for survived in {*range(0, len(calls), 3), len(calls) - 1}:
         out = tmp_path / f"cut{survived}"
         left = survived
 
@@ -86,9 +97,15 @@ def test_wherever_it_was_interrupted(raw, tmp_path, expected, monkeypatch):
             with pytest.raises(KeyboardInterrupt):
                 build(raw, out, 1)
         assert not out.exists()
-        (partial,) = tmp_path.glob(f"cut{survived}.partial-*")
-        shards = sorted(partial.glob("shard_*"))[:survived]
-        times = {path.name: path.stat().st_mtime_ns for path in shards}
-        build(raw, out, 1)
+        (unfinished,) = tmp_path.glob(f"cut{survived}.partial-*")
+        finished = [call.file for call in calls[:survived]]
+        times = {name: (unfinished / name).stat().st_mtime_ns for name in finished if name.startswith("shard_")}
+        judged: list[object] = []
+        judging = partial(_judge, judged)
+        with monkeypatch.context() as patch:
+            patch.setattr(corpus_stage, "outcomes_of", judging)
+            build(raw, out, 1)
         assert contents(out) == expected
         assert {name: (out / name).stat().st_mtime_ns for name in times} == times, "a finished shard was written again"
+        segments = sum(name.endswith(".json") for name in finished)
+        assert (not judged) == (segments == sum(call.file.endswith(".json") for call in calls)), "judged again"

@@ -16,6 +16,9 @@ MAKEFILE = (REPOSITORY / "Makefile").read_text(encoding="utf8")
 # `install` has nothing to do here: the tests run in an environment that is there already.
 MAKE = ["make", "--no-print-directory", "PYTHON=true", f"BIN={Path(sys.executable).parent}"]
 
+# What `make test` itself hands down would make these makes talk of their directories.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 
 
@@ -28,7 +31,7 @@ def checkout(tmp_path):
 
 
 def make(checkout, *words, **options):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MAKEFLAGS": ""}
+    environment = {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [*MAKE, *words],
         cwd=checkout,
@@ -107,7 +110,13 @@ def reset_at_a_terminal(checkout, answer):
     """Run the target at a terminal of its own, type the answer, return the exit code and what was shown."""
     leader, follower = pty.openpty()
     running = subprocess.Popen(
-        [*MAKE, "tokenizer-reset"], cwd=checkout, stdin=follower, stdout=follower, stderr=follower, close_fds=True
+        [*MAKE, "tokenizer-reset"],
+        cwd=checkout,
+        env=ENVIRONMENT,
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        close_fds=True,
     )
     os.close(follower)
     shown = b""
@@ -171,10 +180,9 @@ def test_ci_runs_the_words_that_a_person_types(tmp_path):
         "check:\n\t@echo checked\n\t@test ! -e broken\ntest:\n\t@echo tested in CI=$(CI)\n"
     )
     command = [str(tmp_path / "place with space/.ci/run")]
-    environment = {**os.environ, "MAKEFLAGS": ""}
-    done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd="/", env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["checked", "tested in CI=true"]
     (tmp_path / "place with space/broken").touch()
-    done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd="/", env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "tested" not in done.stdout

@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lumi.corpus.config import CorpusConfig
+from lumi.corpus.counts import SourceCounts
 from lumi.pictures import bar_chart, histogram
-
-if TYPE_CHECKING:  # the stage imports this module
-    from lumi.corpus.stage import SourceCounts
 
 _LENGTHS = "document_lengths.svg"
 _DROPPED = "kept_and_dropped.svg"
@@ -18,7 +16,7 @@ def write_card(
     folder: Path,
     config: CorpusConfig,
     totals: Mapping[str, Any],
-    counts: "Mapping[str, SourceCounts]",
+    counts: Mapping[str, SourceCounts],
     lengths: Sequence[int],
 ) -> list[str]:
     """Write DATA_CARD.md and its pictures; return the files."""

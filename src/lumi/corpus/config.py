@@ -61,7 +61,7 @@ class CorpusConfig(Config):
     max_characters: int = Field(default=20_000_000, gt=0)
     """Longer documents are dropped."""
     shard_bytes: int = Field(default=64_000_000, gt=0)
-    """Text in one shard, about."""
+    """Text in one shard, about; as much is in memory, and is lost by an interruption."""
     output_dir: Path
     """Where the corpus goes."""
     num_workers: int = Field(default_factory=multiprocessing.cpu_count, gt=0)

@@ -69,7 +69,7 @@ def _outcome(row: RawRow, source: SourceConfig, rules: Sequence[Rule]) -> Outcom
         digest,
         b"" if reason else _line(document),
         reason,
-        excerpt=text[:_EXCERPT],
+        excerpt=excerpt_of(text),
         changed=tuple(changed),
         num_bytes=len(data),
         num_characters=len(text),
@@ -126,6 +126,11 @@ def _json_values(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode("utf8", "backslashreplace")
     return str(value)
+
+
+def excerpt_of(text: str) -> str:
+    """Return the beginning of a text, for people."""
+    return text[:_EXCERPT]
 
 
 def _excerpt(data: bytes | dict[str, Any]) -> str:

@@ -1,71 +1,42 @@
 """The corpus stage: raw rows in, a clean, deduplicated, documented corpus out.
 
-sources -> rows --(workers: parse, clean, judge, hash)--> outcomes, in order --(here: dedup, shards, counts)--> corpus
+1. sources -> rows --(workers: parse, clean, judge, hash)--> outcomes, in order --> segments on disk
+2. segments' hashes --> duplicates
+3. segments, less the duplicates --> shards, counts, card
 
-Only the order of the rows decides what is kept, so the result does not depend on the number of workers. A run
-that was interrupted reads its sources again but writes only the shards that were not finished.
+Only the order of the rows decides what is kept, so the result does not depend on the number of workers. What an
+interrupted run had finished of a pass is not worked out again. Memory holds a segment, never the corpus.
 """
 
 import itertools
-import json
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import zstandard
+from numpy.typing import NDArray
 
 from lumi.artifacts import Manifest, Workspace, package_versions
 from lumi.corpus.card import write_card
-from lumi.corpus.compression import OnRead
 from lumi.corpus.config import CorpusConfig, SourceConfig
-from lumi.corpus.outcome import Outcome, outcomes_of
+from lumi.corpus.counts import SourceCounts
+from lumi.corpus.document import Document
+from lumi.corpus.exact_duplicates import first_of_each
+from lumi.corpus.outcome import Outcome, excerpt_of, outcomes_of
+from lumi.corpus.segments import Segment, SegmentWriter, discard_segments, recorded_segments
 from lumi.corpus.sources import RawRow, read_source, source_bytes, source_inputs
 from lumi.errors import DataError
-from lumi.progress import progress, say
+from lumi.progress import Bar, progress, say
 from lumi.workers import WorkerPool
 
 _CHUNK_BYTES = 1_000_000  # about this much raw text goes to a worker at once
-_SHOWN = 3  # broken rows on screen, and examples per rule in the card
+_SHOWN = 3  # broken rows on screen
 _ZSTD_LEVEL = 3  # level 6 saves 8 % and takes three times as long, in the one process that cannot be spread
-
-
-@dataclass
-class SourceCounts:
-    """What happened to the rows of one source."""
-
-    read: int = 0
-    broken: int = 0
-    kept: int = 0
-    kept_bytes: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    cleaned: Counter[str] = field(default_factory=Counter)
-    rejected: list[dict[str, str]] = field(default_factory=list)
-    examples: dict[str, list[str]] = field(default_factory=dict)
-
-    def keep(self, num_bytes: int) -> None:
-        self.kept += 1
-        self.kept_bytes += num_bytes
-
-    def drop(self, reason: str, excerpt: str) -> None:
-        self.dropped[reason] += 1
-        examples = self.examples.setdefault(reason, [])
-        if len(examples) < _SHOWN:
-            examples.append(excerpt)
-
-    def summary(self) -> dict[str, Any]:
-        """Return the counts as the manifest has them."""
-        return {
-            "rows_read": self.read,
-            "documents": self.kept,
-            "bytes": self.kept_bytes,
-            "broken": self.broken,
-            "dropped": dict(sorted(self.dropped.items())),
-            "cleaned": dict(sorted(self.cleaned.items())),
-        }
 
 
 def prepare_corpus(config: CorpusConfig) -> Manifest:
@@ -81,64 +52,81 @@ def prepare_corpus(config: CorpusConfig) -> Manifest:
             say(f"up to date: {config.output_dir}")
             return done
         work.open()
-        shards = _ShardWriter(work, config.shard_bytes)
-        seen: set[bytes] = set()
+        segments = _stage(config, work)
         counts = {source.name: SourceCounts() for source in config.sources}
-        lengths: list[int] = []
-        for source in config.sources:
-            for outcome in _kept(config, source, counts[source.name], seen):
-                shards.add(outcome.line)
-                lengths.append(outcome.num_characters)
-        shards.close()
-        _report_rejected(work, counts)
-        if not lengths:
-            raise DataError("the corpus is empty: every document was dropped", "see the rules in the config")
+        for segment in segments:
+            counts[segment.source].add(segment.counts)
+        kept = first_of_each([segment.digests() for segment in segments])
+        _write_shards(config, work, segments, kept, counts)
+        _write_rejected(work, segments)
         totals = _totals(counts)
-        for file in write_card(work.path, config, totals, counts, lengths):
+        if not totals["documents"]:
+            raise DataError("the corpus is empty: every document was dropped", "see the rules in the config")
+        sizes = np.concatenate([segment.sizes() for segment in segments])
+        for file in write_card(work.path, config, totals, counts, sizes[kept, 1].tolist()):
             work.record(file)
+        discard_segments(work, segments)
         manifest = work.publish(counts=totals, versions=package_versions("zstandard", "matplotlib"))
     say(f"corpus: {config.output_dir}, {totals['documents']:,} documents, {totals['bytes'] / 1e6:,.1f} MB of text")
     return manifest
 
 
-def _kept(config: CorpusConfig, source: SourceConfig, counts: SourceCounts, seen: set[bytes]) -> Iterator[Outcome]:
-    """Yield the documents of a source that stay, and count what happens to the others."""
+def _stage(config: CorpusConfig, work: Workspace) -> list[Segment]:
+    """Read, clean and judge all sources; return their segments, those that were there included."""
+    segments = recorded_segments(work)
+    with WorkerPool(config.num_workers) as pool:
+        for source in config.sources:
+            done = [segment for segment in segments if segment.source == source.name]
+            if not (done and done[-1].last):
+                segments += _stage_source(config, source, work, done, len(segments), pool)
+    return segments
+
+
+def _stage_source(
+    config: CorpusConfig, source: SourceConfig, work: Workspace, done: Sequence[Segment], number: int, pool: WorkerPool
+) -> list[Segment]:
+    """Stage the rows of a source that follow on the segments that are done."""
+    before = SourceCounts()
+    for segment in done:
+        before.add(segment.counts)
+    made: list[Segment] = []
+    writer = SegmentWriter(work, number, source.name)
     used = _Used(source)
+
+    def wanted() -> float:
+        """Return how many bytes of text are still wanted."""
+        if source.max_bytes is None:
+            return math.inf
+        return source.max_bytes - before.kept_bytes - sum(s.counts.kept_bytes for s in made) - writer.counts.kept_bytes
+
+    def read() -> Iterator[RawRow]:
+        return itertools.islice(read_source(source, used.add), before.read, None)
+
     with progress(f"corpus {config.name}, {source.name}", unit="MB", scale=1e6) as bar:
-        for outcome in _outcomes(config, source, counts, used.add):
-            counts.read += 1
-            counts.cleaned.update(outcome.changed)
-            if outcome.broken:
-                _set_aside(outcome, counts)
-                continue
-            reason = outcome.reason or ("exact_duplicate" if outcome.digest in seen else "")
-            if reason:
-                counts.drop(reason, outcome.excerpt)
-            else:
-                seen.add(outcome.digest)
-                counts.keep(outcome.num_bytes)
-            if share := used.share(counts.kept_bytes):
-                bar.expect((bar.done + outcome.num_bytes) / share)
-            bar.advance(outcome.num_bytes)
-            if reason:
-                continue
-            yield outcome
-            if source.max_bytes is not None and counts.kept_bytes >= source.max_bytes:
+        for outcomes in _outcomes(config, source, read(), wanted, pool):
+            for outcome in outcomes:
+                writer.add(outcome)
+                if outcome.broken and before.broken + writer.counts.broken <= _SHOWN:
+                    say(f"set aside {outcome.place}: {outcome.broken}")
+                used.tell(bar, outcome.num_bytes, wanted())
+                if wanted() <= 0:
+                    break
+            if wanted() <= 0:
                 break
-    if counts.broken > _SHOWN:
-        say(f"set aside {counts.broken} broken rows of {source.name} in all; see rejected/{source.name}.jsonl")
-    if counts.read == counts.broken:
+            if writer.size >= config.shard_bytes:
+                made.append(writer.close(last=False))
+                writer = SegmentWriter(work, number + len(made), source.name)
+        made.append(writer.close(last=True))
+    for segment in made:
+        before.add(segment.counts)
+    if before.broken > _SHOWN:
+        say(f"set aside {before.broken} broken rows of {source.name} in all; see rejected/{source.name}.jsonl")
+    if before.read == before.broken:
         raise DataError(
-            f"source {source.name} has not one usable row ({counts.read} read, {counts.broken} broken)",
+            f"source {source.name} has not one usable row ({before.read} read, {before.broken} broken)",
             f"check its kind ({source.kind}) and text_field ({source.text_field!r})",
         )
-
-
-def _set_aside(outcome: Outcome, counts: SourceCounts) -> None:
-    counts.broken += 1
-    counts.rejected.append({"place": outcome.place, "reason": outcome.broken, "excerpt": outcome.excerpt})
-    if counts.broken <= _SHOWN:
-        say(f"set aside {outcome.place}: {outcome.broken}")
+    return made
 
 
 class _Used:
@@ -152,28 +140,32 @@ class _Used:
     def add(self, num_bytes: int) -> None:
         self.read_bytes += num_bytes
 
-    def share(self, kept_bytes: int) -> float:
-        """Return the share done, 0 where it cannot be told."""
+    def tell(self, bar: Bar, num_bytes: int, wanted: float) -> None:
+        """Count text as done, and estimate from the share done how much there will be."""
         of_disk = self.read_bytes / self.disk_bytes if self.disk_bytes else 0.0
-        of_budget = kept_bytes / self.max_bytes if self.max_bytes else 0.0
-        return min(1.0, max(of_disk, of_budget))
+        of_budget = 1 - wanted / self.max_bytes if self.max_bytes else 0.0
+        if share := min(1.0, max(of_disk, of_budget)):
+            bar.expect((bar.done + num_bytes) / share)
+        bar.advance(num_bytes)
 
 
-def _outcomes(config: CorpusConfig, source: SourceConfig, counts: SourceCounts, on_read: OnRead) -> Iterator[Outcome]:
-    """Yield what becomes of each row, in order; ``counts`` tell how much text is still wanted."""
-
-    def wanted() -> float:
-        return math.inf if source.max_bytes is None else source.max_bytes - counts.kept_bytes
-
-    chunks = _chunks(read_source(source, on_read), min(_CHUNK_BYTES, wanted()))
+def _outcomes(
+    config: CorpusConfig,
+    source: SourceConfig,
+    rows: Iterator[RawRow],
+    wanted: Callable[[], float],
+    pool: WorkerPool,
+) -> Iterator[list[Outcome]]:
+    """Yield what becomes of the rows, a chunk at a time and in order."""
+    chunks = _chunks(rows, min(_CHUNK_BYTES, wanted()))
     work = partial(outcomes_of, config=config, source=source)
     for chunk in itertools.islice(chunks, 1 if config.num_workers > 1 else None):
-        yield from work(chunk.rows)
-    if (following := next(chunks, None)) is None:  # a pool is not worth its start for one chunk
+        yield work(chunk.rows)
+    if (following := next(chunks, None)) is None:  # processes are not worth their start for one chunk
         return
-    rest = itertools.chain([following], chunks)
-    with WorkerPool(config.num_workers) as pool:
-        yield from _map_ahead(partial(pool.submit, work), rest, 3 * config.num_workers, wanted)
+    yield from _map_ahead(
+        partial(pool.submit, work), itertools.chain([following], chunks), 3 * config.num_workers, wanted
+    )
 
 
 def _map_ahead(
@@ -181,8 +173,8 @@ def _map_ahead(
     chunks: Iterable["_Chunk"],
     max_waiting: int,
     wanted: Callable[[], float],
-) -> Iterator[Outcome]:
-    """Map in order with some chunks under way, but no more text than is wanted: `imap` would read everything."""
+) -> Iterator[list[Outcome]]:
+    """Map in order with some chunks under way, but no more text than is wanted."""
     waiting: deque[tuple[Future[list[Outcome]], int]] = deque()
     under_way = 0
     for chunk in chunks:
@@ -190,10 +182,10 @@ def _map_ahead(
         under_way += chunk.size
         while waiting and (len(waiting) > max_waiting or under_way >= wanted()):
             result, size = waiting.popleft()
-            yield from result.result()
+            yield result.result()
             under_way -= size
     for result, _ in waiting:
-        yield from result.result()
+        yield result.result()
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,14 +237,38 @@ class _ShardWriter:
         self.lines, self.size = [], 0
 
 
-def _report_rejected(work: Workspace, counts: dict[str, SourceCounts]) -> None:
-    for name, count in counts.items():
-        if count.rejected:
+def _write_shards(
+    config: CorpusConfig,
+    work: Workspace,
+    segments: Sequence[Segment],
+    kept: NDArray[np.bool_],
+    counts: dict[str, SourceCounts],
+) -> None:
+    """Write the documents that stay, and count those that go after all."""
+    shards = _ShardWriter(work, config.shard_bytes)
+    total = sum(count.kept_bytes for count in counts.values())
+    place = 0
+    with progress(f"corpus {config.name}: writing", total=total, unit="MB", scale=1e6) as bar:
+        for segment in segments:
+            for (num_bytes, _), line in zip(segment.sizes().tolist(), segment.lines(), strict=True):
+                if kept[place]:
+                    shards.add(line)
+                else:
+                    excerpt = excerpt_of(Document.from_line(line).text)
+                    counts[segment.source].take_back(num_bytes, "exact_duplicate", excerpt)
+                bar.advance(num_bytes)
+                place += 1
+        shards.close()
+
+
+def _write_rejected(work: Workspace, segments: Sequence[Segment]) -> None:
+    for name, parts in itertools.groupby(segments, key=lambda segment: segment.source):
+        lines = b"".join(segment.rejected() for segment in parts)
+        if lines:
             file = f"rejected/{name}.jsonl"
             (work.path / file).parent.mkdir(exist_ok=True)
-            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in count.rejected)
-            (work.path / file).write_text(lines, encoding="utf8")
-            work.record(file, rows=len(count.rejected))
+            (work.path / file).write_bytes(lines)
+            work.record(file, rows=lines.count(b"\n"))
 
 
 def _totals(counts: dict[str, SourceCounts]) -> dict[str, Any]:

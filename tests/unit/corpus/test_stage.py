@@ -73,7 +73,8 @@ def test_the_manifest_counts_each_source_apart(tmp_path, raw):
 
 
 def shares_shown(capsys):
-    lines = [line for line in capsys.readouterr().err.splitlines() if "s left" in line]
+    shown = capsys.readouterr().err.splitlines()
+    lines = [line for line in shown if "s left" in line and line.startswith("corpus c, s: ")]
     assert all("MB/s, " in line for line in lines)
     return [int(line.removeprefix("corpus c, s: ").split("%")[0]) for line in lines]
 
