@@ -14,9 +14,12 @@ class LumiError(Exception):
     """
 
     def __init__(self, fact: str, way_out: str) -> None:
-        super().__init__(f"{fact}\n  -> {way_out}")
+        super().__init__(fact, way_out)  # as they are, so that an error comes whole out of a worker process
         self.fact = fact
         self.way_out = way_out
+
+    def __str__(self) -> str:
+        return f"{self.fact}\n  -> {self.way_out}"
 
 
 class ConfigError(LumiError):

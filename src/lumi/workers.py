@@ -11,12 +11,22 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from lumi.errors import DataError
 
 T = TypeVar("T")
 _AHEAD = 3  # items a worker that are handed out before the first result is taken
+
+
+class Pool(Protocol):
+    """Who does the work: processes here, or a cluster (`lumi.cluster`)."""
+
+    num_workers: int
+
+    def submit(self, function: Callable[..., T], *arguments: Any) -> "Future[T]":
+        """Run a function in some worker."""
+        ...
 
 
 class WorkerPool:
@@ -30,7 +40,7 @@ class WorkerPool:
     """
 
     def __init__(self, num_workers: int) -> None:
-        self._num_workers = num_workers
+        self.num_workers = num_workers
         self._others = set(multiprocessing.active_children())
         context = multiprocessing.get_context("spawn")
         self._executor = ProcessPoolExecutor(num_workers, context, initializer=_leave_interrupts_to_parent)
@@ -44,7 +54,7 @@ class WorkerPool:
         waiting: deque[Future[T]] = deque()
         for item in items:
             waiting.append(self.submit(function, item))
-            if len(waiting) > _AHEAD * self._num_workers:
+            if len(waiting) > _AHEAD * self.num_workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -36,3 +36,15 @@ def test_an_error_ends_what_is_still_being_worked_on():
                 time.sleep(0.01)
             raise KeyboardInterrupt
     assert time.monotonic() - start < 30
+
+
+def test_an_error_comes_whole_out_of_a_worker():
+    with pytest.raises(DataError) as caught:
+        with WorkerPool(1) as pool:
+            pool.submit(_fail).result(timeout=60)
+    assert (caught.value.fact, caught.value.way_out) == ("the fact", "the way out")
+    assert str(caught.value) == "the fact\n  -> the way out"
+
+
+def _fail():
+    raise DataError("the fact", "the way out")

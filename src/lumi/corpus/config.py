@@ -48,7 +48,9 @@ class SourceConfig(Config):
 class CorpusConfig(Config):
     """Turn raw text into a clean corpus: read, clean, judge, drop exact duplicates, write shards and a card."""
 
-    not_identity: ClassVar[frozenset[str]] = frozenset({"description", "output_dir", "num_workers", "fresh"})
+    not_identity: ClassVar[frozenset[str]] = frozenset(
+        {"description", "output_dir", "num_workers", "engine", "ray_address", "fresh"}
+    )
 
     description: str = ""
     """What this corpus is for; stands in its card."""
@@ -66,6 +68,10 @@ class CorpusConfig(Config):
     """Where the corpus goes."""
     num_workers: int = Field(default_factory=multiprocessing.cpu_count, gt=0)
     """Processes that parse and clean; does not change the result."""
+    engine: Literal["native", "ray"] = "native"
+    """native: processes on this machine; ray: a Ray cluster. The result is the same, byte for byte."""
+    ray_address: str | None = None
+    """ray: the running cluster (auto, HOST:PORT); default: one is started on this machine."""
     fresh: bool = False
     """Build anew although the output is there; it is replaced at the very end."""
 

@@ -22,6 +22,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from lumi.artifacts import Manifest, Workspace, package_versions
+from lumi.cluster import RayPool
 from lumi.corpus.card import write_card
 from lumi.corpus.config import CorpusConfig, SourceConfig
 from lumi.corpus.counts import SourceCounts
@@ -32,7 +33,7 @@ from lumi.corpus.segments import Segment, SegmentWriter, discard_segments, recor
 from lumi.corpus.sources import RawRow, read_source, source_bytes, source_inputs
 from lumi.errors import DataError
 from lumi.progress import Bar, progress, say
-from lumi.workers import WorkerPool
+from lumi.workers import Pool, WorkerPool
 
 _CHUNK_BYTES = 1_000_000  # about this much raw text goes to a worker at once
 _SHOWN = 3  # broken rows on screen
@@ -74,7 +75,7 @@ def prepare_corpus(config: CorpusConfig) -> Manifest:
 def _stage(config: CorpusConfig, work: Workspace) -> list[Segment]:
     """Read, clean and judge all sources; return their segments, those that were there included."""
     segments = recorded_segments(work)
-    with WorkerPool(config.num_workers) as pool:
+    with RayPool(config.ray_address) if config.engine == "ray" else WorkerPool(config.num_workers) as pool:
         for source in config.sources:
             done = [segment for segment in segments if segment.source == source.name]
             if not (done and done[-1].last):
@@ -83,7 +84,7 @@ def _stage(config: CorpusConfig, work: Workspace) -> list[Segment]:
 
 
 def _stage_source(
-    config: CorpusConfig, source: SourceConfig, work: Workspace, done: Sequence[Segment], number: int, pool: WorkerPool
+    config: CorpusConfig, source: SourceConfig, work: Workspace, done: Sequence[Segment], number: int, pool: Pool
 ) -> list[Segment]:
     """Stage the rows of a source that follow on the segments that are done."""
     before = SourceCounts()
@@ -154,17 +155,17 @@ def _outcomes(
     source: SourceConfig,
     rows: Iterator[RawRow],
     wanted: Callable[[], float],
-    pool: WorkerPool,
+    pool: Pool,
 ) -> Iterator[list[Outcome]]:
     """Yield what becomes of the rows, a chunk at a time and in order."""
     chunks = _chunks(rows, min(_CHUNK_BYTES, wanted()))
     work = partial(outcomes_of, config=config, source=source)
-    for chunk in itertools.islice(chunks, 1 if config.num_workers > 1 else None):
+    for chunk in itertools.islice(chunks, 1 if pool.num_workers > 1 else None):
         yield work(chunk.rows)
     if (following := next(chunks, None)) is None:  # processes are not worth their start for one chunk
         return
     yield from _map_ahead(
-        partial(pool.submit, work), itertools.chain([following], chunks), 3 * config.num_workers, wanted
+        partial(pool.submit, work), itertools.chain([following], chunks), 3 * pool.num_workers, wanted
     )
 
 
