@@ -35,7 +35,8 @@ from lumi.errors import DataError
 from lumi.progress import Bar, progress, say
 from lumi.workers import Pool, WorkerPool
 
-_CHUNK_BYTES = 1_000_000  # about this much raw text goes to a worker at once
+_CHUNK_BYTES = 1_000_000  # about this much raw text goes to a worker at once,
+_CHUNK_ROWS = 2000  # and no more rows than this, however short
 _SHOWN = 3  # broken rows on screen
 _ZSTD_LEVEL = 3  # level 6 saves 8 % and takes three times as long, in the one process that cannot be spread
 
@@ -87,27 +88,28 @@ def _stage_source(
     config: CorpusConfig, source: SourceConfig, work: Workspace, done: Sequence[Segment], number: int, pool: Pool
 ) -> list[Segment]:
     """Stage the rows of a source that follow on the segments that are done."""
-    before = SourceCounts()
+    closed = SourceCounts()  # of all segments so far
     for segment in done:
-        before.add(segment.counts)
+        closed.add(segment.counts)
     made: list[Segment] = []
     writer = SegmentWriter(work, number, source.name)
     used = _Used(source)
 
     def wanted() -> float:
         """Return how many bytes of text are still wanted."""
-        if source.max_bytes is None:
-            return math.inf
-        return source.max_bytes - before.kept_bytes - sum(s.counts.kept_bytes for s in made) - writer.counts.kept_bytes
+        kept_bytes = closed.kept_bytes + writer.counts.kept_bytes
+        return math.inf if source.max_bytes is None else source.max_bytes - kept_bytes
 
-    def read() -> Iterator[RawRow]:
-        return itertools.islice(read_source(source, used.add), before.read, None)
+    def close(*, last: bool) -> None:
+        made.append(writer.close(last=last))
+        closed.add(writer.counts)
 
+    rows = itertools.islice(read_source(source, used.add), closed.read, None)
     with progress(f"corpus {config.name}, {source.name}", unit="MB", scale=1e6) as bar:
-        for outcomes in _outcomes(config, source, read(), wanted, pool):
+        for outcomes in _outcomes(config, source, rows, wanted, pool):
             for outcome in outcomes:
                 writer.add(outcome)
-                if outcome.broken and before.broken + writer.counts.broken <= _SHOWN:
+                if outcome.broken and closed.broken + writer.counts.broken <= _SHOWN:
                     say(f"set aside {outcome.place}: {outcome.broken}")
                 used.tell(bar, outcome.num_bytes, wanted())
                 if wanted() <= 0:
@@ -115,16 +117,14 @@ def _stage_source(
             if wanted() <= 0:
                 break
             if writer.size >= config.shard_bytes:
-                made.append(writer.close(last=False))
+                close(last=False)
                 writer = SegmentWriter(work, number + len(made), source.name)
-        made.append(writer.close(last=True))
-    for segment in made:
-        before.add(segment.counts)
-    if before.broken > _SHOWN:
-        say(f"set aside {before.broken} broken rows of {source.name} in all; see rejected/{source.name}.jsonl")
-    if before.read == before.broken:
+        close(last=True)
+    if closed.broken > _SHOWN:
+        say(f"set aside {closed.broken} broken rows of {source.name} in all; see rejected/{source.name}.jsonl")
+    if closed.read == closed.broken:
         raise DataError(
-            f"source {source.name} has not one usable row ({before.read} read, {before.broken} broken)",
+            f"source {source.name} has not one usable row ({closed.read} read, {closed.broken} broken)",
             f"check its kind ({source.kind}) and text_field ({source.text_field!r})",
         )
     return made
@@ -204,7 +204,7 @@ def _chunks(rows: Iterator[RawRow], chunk_bytes: float) -> Iterator[_Chunk]:
         chunk.append(row)
         values = [row.data] if isinstance(row.data, bytes) else row.data.values()
         size += sum(len(value) for value in values if isinstance(value, (str, bytes)))
-        if size >= chunk_bytes:
+        if size >= chunk_bytes or len(chunk) == _CHUNK_ROWS:
             yield _Chunk(chunk, size)
             chunk, size = [], 0
     if chunk:

@@ -72,6 +72,19 @@ def test_the_manifest_counts_each_source_apart(tmp_path, raw):
     assert (rejected.file, rejected.rows) == ("rejected/t.jsonl", 1)
 
 
+def test_only_the_first_broken_rows_are_shown_however_many_segments(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "good"}\n' + "{bad\n" * 500)
+    monkeypatch.setattr(stage_module, "_CHUNK_ROWS", 20)
+    manifest = prepare_corpus(config(tmp_path, {"files": [str(path)]}, shard_bytes=2000))
+    said = capsys.readouterr().err
+    assert said.count("set aside /") == 3
+    assert "set aside 500 broken rows of s in all" in said
+    assert manifest.counts["dropped"] == {"broken_row": 500}
+    (rejected,) = manifest.files(prefix="rejected/")
+    assert rejected.rows == 500
+
+
 def shares_shown(capsys):
     shown = capsys.readouterr().err.splitlines()
     lines = [line for line in shown if "s left" in line and line.startswith("corpus c, s: ")]
