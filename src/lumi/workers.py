@@ -1,15 +1,19 @@
 """Worker processes: started fresh (no state of the parent leaks into a result), deaf to Ctrl-C.
 
 Ctrl-C reaches every process of a terminal; the parent alone answers it, else each worker prints a traceback.
+A parent that is killed takes its workers along: they would wait for work for ever.
 A worker that is ended from outside (out of memory) is an error: `multiprocessing.Pool` would wait for it for ever.
 """
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
@@ -43,11 +47,12 @@ class WorkerPool:
         self.num_workers = num_workers
         self._others = set(multiprocessing.active_children())
         context = multiprocessing.get_context("spawn")
-        self._executor = ProcessPoolExecutor(num_workers, context, initializer=_leave_interrupts_to_parent)
+        self._executor = ProcessPoolExecutor(num_workers, context, initializer=_end_with_parent)
 
     def submit(self, function: Callable[..., T], *arguments: Any) -> "Future[T]":
         """Run a function in some worker."""
-        return self._executor.submit(function, *arguments)
+        with _interrupts_held():  # processes are started here, one by one
+            return self._executor.submit(function, *arguments)
 
     def imap(self, function: Callable[..., T], items: Iterable[Any]) -> Iterator[T]:
         """Yield the function's results in the order of the items, of which a few a worker are read ahead."""
@@ -76,5 +81,37 @@ class WorkerPool:
             ) from None
 
 
-def _leave_interrupts_to_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Answer Ctrl-C and SIGTERM a moment later: a process that is half started would print a traceback.
+
+    Processes started inside never see Ctrl-C: they inherit that it is blocked.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    answers = {
+        number: signal.signal(number, lambda number, _frame: held.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, answer in answers.items():
+            signal.signal(number, answer)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    for caught in held:
+        signal.raise_signal(caught)

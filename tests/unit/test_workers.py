@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
@@ -48,3 +49,25 @@ def test_an_error_comes_whole_out_of_a_worker():
 
 def _fail():
     raise DataError("the fact", "the way out")
+
+
+def test_an_interrupt_while_processes_start_comes_once_they_have(monkeypatch):
+    start, started = ProcessPoolExecutor.submit, []
+
+    def interrupted(executor, *arguments):
+        signal.raise_signal(signal.SIGINT)
+        started.append(start(executor, *arguments))
+        return started[-1]
+
+    with pytest.raises(KeyboardInterrupt):
+        with WorkerPool(1) as pool:
+            monkeypatch.setattr(ProcessPoolExecutor, "submit", interrupted)
+            pool.submit(os.getpid)
+    assert len(started) == 1
+
+
+def test_workers_never_see_ctrl_c():
+    with WorkerPool(1) as pool:
+        pid = pool.submit(os.getpid).result(timeout=60)
+        os.kill(pid, signal.SIGINT)
+        assert pool.submit(divmod, 7, 2).result(timeout=60) == (3, 1)
