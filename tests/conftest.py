@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from tests.corpora import PLAIN
 
 REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY))  # for `tests.training_runs`
@@ -22,7 +23,7 @@ def make_packed(root: Path, name: str, seed: int, **packing) -> Path:
     from lumi.data import PackConfig, pack_dataset
 
     source = {"name": name, "kind": "synthetic", "seed": seed, "max_bytes": 20_000, "licence": "made here"}
-    corpus = {"name": name, "sources": [source], "output_dir": str(root / f"{name}-corpus"), "num_workers": 1}
+    corpus = {"name": name, "sources": [source], **PLAIN, "output_dir": str(root / f"{name}-corpus"), "num_workers": 1}
     prepare_corpus(CorpusConfig.from_values(corpus, "test"))
     values = {
         "corpus_dir": corpus["output_dir"],
@@ -44,7 +45,7 @@ def artifacts(tmp_path_factory) -> Path:
 
     root = tmp_path_factory.mktemp("artifacts")
     source = {"name": "synthetic", "kind": "synthetic", "seed": 9, "max_bytes": 30_000, "licence": "made here"}
-    corpus = {"name": "corpus", "sources": [source], "output_dir": str(root / "corpus"), "num_workers": 1}
+    corpus = {"name": "corpus", "sources": [source], **PLAIN, "output_dir": str(root / "corpus"), "num_workers": 1}
     prepare_corpus(CorpusConfig.from_values(corpus, "test"))
     tokenizer = {"corpus_dirs": [str(root / "corpus")], "output_dir": str(root / "tokenizer"), "vocab_size": 320}
     train_tokenizer(TokenizerConfig.from_values(tokenizer, "test"))

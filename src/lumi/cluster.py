@@ -9,10 +9,12 @@ import os
 import socket
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from lumi.errors import DataError
+from lumi.workers import Shared
 
 T = TypeVar("T")
 
@@ -52,6 +54,10 @@ class RayPool:
         future: Future[T] = self._task.remote(function, *arguments).future()
         return future
 
+    def share(self, value: T) -> "Shared[T]":
+        """Hand a value to every node once."""
+        return _InCluster(self._ray.put(value))
+
     def __enter__(self) -> Self:
         return self
 
@@ -67,6 +73,14 @@ class RayPool:
                 f"the Ray cluster failed: {str(error).splitlines()[0]}",
                 "run the same command again: what was finished is kept, and --engine native may finish it too",
             ) from None
+
+
+@dataclass(frozen=True)
+class _InCluster:
+    reference: Any
+
+    def get(self) -> Any:
+        return importlib.import_module("ray").get(self.reference)  # from the node's own store, arrays not copied
 
 
 def _knock(address: str | None) -> None:

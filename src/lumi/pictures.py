@@ -123,36 +123,59 @@ def histogram(title: str, values: Sequence[float], *, x_label: str, log_x: bool 
 
     data = np.asarray(values, dtype=np.float64)
     data = data[np.isfinite(data) & ((data > 0) if log_x else True)]
+    if not data.size:
+        return binned_histogram(title, [], [], x_label=x_label, log_x=log_x)
+    low, high = float(data.min()), float(data.max())
+    if low == high:
+        low, high = (low / 2, high * 2) if log_x else (low - 0.5, high + 0.5)
+    edges = np.geomspace(low, high, 41) if log_x else np.linspace(low, high, 41)
+    counts, _ = np.histogram(data, bins=edges)
+    middle = float(np.median(data))
+    mark = (f"median {_number(middle)}", middle)
+    return binned_histogram(title, counts.tolist(), edges.tolist(), x_label=x_label, log_x=log_x, mark=mark)
+
+
+def binned_histogram(
+    title: str,
+    counts: Sequence[int],
+    edges: Sequence[float],
+    *,
+    x_label: str,
+    log_x: bool = False,
+    mark: tuple[str, float] | None = None,
+) -> str:
+    """Draw counts by bin, whose edges are one more, and a named line at a value."""
+    import numpy as np
+
     with _drawing(2.8) as (figure, axes):
-        if data.size:
-            low, high = float(data.min()), float(data.max())
-            if low == high:
-                low, high = (low / 2, high * 2) if log_x else (low - 0.5, high + 0.5)
-            edges = np.geomspace(low, high, 41) if log_x else np.linspace(low, high, 41)
-            counts, _ = np.histogram(data, bins=edges)
+        if len(counts):
             axes.bar(edges[:-1], counts, width=np.diff(edges) * 0.94, align="edge", color=_COLORS[0], alpha=0.85)
             if log_x:
                 axes.set_xscale("log")
                 _label_log(axes.xaxis)
-            axes.set_ylim(0, 1.18 * max(counts.max(), 1))  # room for the median's label
-            middle = float(np.median(data))
-            axes.axvline(middle, color=_INK, linewidth=1.2, linestyle=(0, (4, 3)))
+            axes.set_ylim(0, 1.18 * max(*counts, 1))  # room for the mark's name
+        if mark is not None:
+            name, value = mark
+            axes.axvline(value, color=_INK, linewidth=1.2, linestyle=(0, (4, 3)))
+            # beyond the middle of the picture there is more room to its left
+            left = len(edges) > 0 and (value > edges[len(edges) // 2])
             axes.annotate(
-                f"median {_number(middle)}",
-                (middle, 1.0),
+                name,
+                (value, 1.0),
                 xycoords=("data", "axes fraction"),
-                xytext=(5, -4),
+                xytext=(-5 if left else 5, -4),
                 textcoords="offset points",
                 va="top",
+                ha="right" if left else "left",
                 fontsize=10,
             )
         axes.grid(visible=False, axis="x")
         if not log_x:
-            axes.xaxis.set_major_formatter(_count)
+            axes.xaxis.set_major_formatter(_count if not len(edges) or edges[-1] > 2 else _short)
         axes.yaxis.set_major_formatter(_count)
         axes.locator_params(axis="y", nbins=4)
         _finish(axes, title, x_label, "")
-        return _svg(figure, title, empty=not data.size)
+        return _svg(figure, title, empty=not len(counts))
 
 
 @contextmanager

@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 from lumi.errors import DataError
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 _AHEAD = 3  # items a worker that are handed out before the first result is taken
 
 
@@ -30,6 +32,18 @@ class Pool(Protocol):
 
     def submit(self, function: Callable[..., T], *arguments: Any) -> "Future[T]":
         """Run a function in some worker."""
+        ...
+
+    def share(self, value: T) -> "Shared[T]":
+        """Hand a value to every worker once, before anything is submitted."""
+        ...
+
+
+class Shared(Protocol[T_co]):
+    """A value that every worker has; this handle is what functions are given."""
+
+    def get(self) -> T_co:
+        """Return the value."""
         ...
 
 
@@ -46,8 +60,15 @@ class WorkerPool:
     def __init__(self, num_workers: int) -> None:
         self.num_workers = num_workers
         self._others = set(multiprocessing.active_children())
+        self._shared: list[Any] = []
         context = multiprocessing.get_context("spawn")
-        self._executor = ProcessPoolExecutor(num_workers, context, initializer=_end_with_parent)
+        self._executor = ProcessPoolExecutor(num_workers, context, initializer=_begin, initargs=(self._shared,))
+
+    def share(self, value: T) -> "Shared[T]":
+        """Hand a value to every worker once, before anything is submitted."""
+        self._shared.append(value)  # the executor reads the list when it starts a process
+        _shared[:] = self._shared
+        return _InProcess(len(self._shared) - 1)
 
     def submit(self, function: Callable[..., T], *arguments: Any) -> "Future[T]":
         """Run a function in some worker."""
@@ -81,7 +102,20 @@ class WorkerPool:
             ) from None
 
 
-def _end_with_parent() -> None:
+_shared: list[Any] = []  # in a worker, and in the process that has the pool
+
+
+@dataclass(frozen=True)
+class _InProcess:
+    number: int
+
+    def get(self) -> Any:
+        return _shared[self.number]
+
+
+def _begin(shared: list[Any]) -> None:
+    """Make a fresh process a worker."""
+    _shared[:] = shared
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.corpora import PLAIN
 
 from lumi.corpus import CorpusConfig, prepare_corpus
 from lumi.data import PackConfig, ShardedTokenizedDataset, pack_dataset
@@ -26,6 +27,7 @@ def pack(folder, tokenizer, texts, **changes):
     corpus = {
         "name": "c",
         "sources": [source],
+        **PLAIN,
         "output_dir": str(folder / "corpus"),
         "num_workers": 1,
         "fresh": True,

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tests.corpora import PLAIN
 from tests.training_runs import config as training_config
 
 from lumi.corpus import CorpusConfig, prepare_corpus
@@ -34,7 +35,7 @@ def raw(tmp_path_factory):
 
 def corpus_config(raw, output_dir, workers):
     source = {"name": "s", "kind": "jsonl", "files": [str(raw)], "licence": "none"}
-    values = {"name": "c", "sources": [source], "output_dir": str(output_dir), "num_workers": workers,
+    values = {"name": "c", "sources": [source], **PLAIN, "output_dir": str(output_dir), "num_workers": workers,
               "shard_bytes": 4000, "min_characters": 12}  # fmt: skip
     return CorpusConfig.from_values(values, "test")
 

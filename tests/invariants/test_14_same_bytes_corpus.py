@@ -4,6 +4,7 @@ import json
 from functools import partial
 
 import pytest
+from tests.corpora import PLAIN
 
 from lumi.corpus import CorpusConfig, prepare_corpus
 from lumi.corpus import stage as corpus_stage
@@ -29,7 +30,7 @@ def build(raw, output_dir, workers):
         {"name": name, "kind": "jsonl", "files": [str(raw / f"{name}.jsonl")], "licence": "none"} for name in "ab"
     ]
     sources[0]["max_bytes"] = 9000
-    values = {"name": "c", "sources": sources, "output_dir": str(output_dir), "num_workers": workers,
+    values = {"name": "c", "sources": sources, **PLAIN, "output_dir": str(output_dir), "num_workers": workers,
               "shard_bytes": 4000, "min_characters": 12}  # fmt: skip
     return prepare_corpus(CorpusConfig.from_values(values, "test"))
 

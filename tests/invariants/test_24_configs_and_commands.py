@@ -10,6 +10,7 @@ import pytest
 from lumi.cli import STAGES
 from lumi.config import parse_config, read_json_object
 from lumi.corpus import CorpusConfig
+from lumi.corpus.evaluation_sets import EvaluationSet
 from lumi.data import PackConfig
 from lumi.demo import DataRecipe
 from lumi.model import create_model
@@ -17,7 +18,8 @@ from lumi.pretraining import PretrainConfig
 from lumi.tokenizer import TokenizerConfig
 
 REPOSITORY = Path(__file__).parents[2]
-CONFIGS = sorted(path for path in (REPOSITORY / "config").rglob("*.json"))
+EVALUATION_SETS = sorted((REPOSITORY / "config/evaluation").glob("*.json"))
+CONFIGS = sorted({*(REPOSITORY / "config").rglob("*.json")} - {*EVALUATION_SETS})
 README = (REPOSITORY / "README.md").read_text(encoding="utf8")
 
 
@@ -42,6 +44,11 @@ def test_config_parses_as_on_the_command_line(path):
     assert config.resolved()
     if cls is PretrainConfig and config.name != "base":  # base takes a gigabyte
         create_model(config.model)
+
+
+@pytest.mark.parametrize("path", EVALUATION_SETS, ids=lambda path: path.stem)
+def test_evaluation_sets_parse_and_have_the_name_of_their_file(path):
+    assert EvaluationSet.load(path).name == path.stem
 
 
 @pytest.mark.parametrize("path", [p for p in CONFIGS if p.parent.name == "config"], ids=lambda path: path.stem)

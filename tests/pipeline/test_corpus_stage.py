@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.corpora import PLAIN
 
 REPOSITORY = Path(__file__).parents[2]
 WIKIPEDIA = REPOSITORY / "../shared/data/wikipedia"
@@ -32,7 +33,7 @@ def run(*options, code=0):
 
 def write_config(path, files, **settings):
     source = {"name": "s", "kind": "jsonl", "files": [str(file) for file in files], "licence": "none"}
-    path.write_text(json.dumps({"name": "c", "sources": [source], **settings}))
+    path.write_text(json.dumps({"name": "c", "sources": [source], **PLAIN, **settings}))
     return path
 
 

@@ -4,6 +4,7 @@ import json
 import threading
 
 import pytest
+from tests.corpora import PLAIN
 
 from lumi.cluster import RayPool
 from lumi.corpus import CorpusConfig, prepare_corpus
@@ -39,7 +40,7 @@ def cluster():
 
 def build(raw, output_dir, **engine):
     source = {"name": "s", "kind": "jsonl", "files": [str(raw)], "licence": "none"}
-    values = {"name": "c", "sources": [source], "output_dir": str(output_dir), "shard_bytes": 20_000, **engine}
+    values = {"name": "c", "sources": [source], **PLAIN, "output_dir": str(output_dir), "shard_bytes": 20_000, **engine}
     return prepare_corpus(CorpusConfig.from_values(values, "test"))
 
 

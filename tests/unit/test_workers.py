@@ -71,3 +71,15 @@ def test_workers_never_see_ctrl_c():
         pid = pool.submit(os.getpid).result(timeout=60)
         os.kill(pid, signal.SIGINT)
         assert pool.submit(divmod, 7, 2).result(timeout=60) == (3, 1)
+
+
+def test_what_is_shared_reaches_every_worker_and_the_parent():
+    with WorkerPool(2) as pool:
+        first, second = pool.share("a" * 10), pool.share([1, 2])
+        seen = [pool.submit(_length, first, second).result(timeout=60) for _ in range(4)]
+        assert (first.get(), second.get()) == ("a" * 10, [1, 2])
+    assert seen == [(10, 2)] * 4
+
+
+def _length(first, second):
+    return len(first.get()), len(second.get())

@@ -1,11 +1,24 @@
-"""Cleaning: what is mended in a text. Newlines, indentation, code and paragraphs survive.
+"""Cleaning: what is mended in a text. Newlines, indentation, code, tables and paragraphs survive.
 
 Each step is a function of the text; a document counts for a step when the step changed it. Most texts need no
 mending, so a step first looks, with searches that run at memory speed, whether there is anything to do.
 """
 
+import itertools
 import re
+from collections import Counter
 from collections.abc import Callable
+
+from lumi.config import Config
+from lumi.corpus.boilerplate import drop_gutenberg_licence, drop_navigation, drop_notices
+from lumi.corpus.personal_data import mask_emails, mask_ips, mask_keys, mask_phones
+from lumi.corpus.unicode_repair import (
+    compose,
+    drop_terminal_escapes,
+    plain_characters,
+    repair_mojibake,
+    unescape_entities,
+)
 
 _NEWLINES = ("\r", "\f", "\x85", "\u2028", "\u2029")
 _NEWLINE = re.compile(r"\r\n|[\r\f\x85\u2028\u2029]")
@@ -14,6 +27,18 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x80-\x84\x86-\x9f\ufeff]")
 _C0 = bytes(code for code in range(0x20) if chr(code) not in "\t\n") + b"\x7f"
 _C1 = re.compile(rb"\xc2[\x80-\x84\x86-\x9f]")
 _BLANK_LINES = re.compile(r"\n{4,}")
+_MOST_CHANGES = 1000  # a text that is still not at rest was made for it
+
+
+class CleaningConfig(Config):
+    """What is mended in a text; line ends, controls and blanks always are."""
+
+    repair_unicode: bool = True
+    """Mojibake, HTML entities, terminal escapes, ligatures, no-break blanks, invisible characters, composition."""
+    drop_boilerplate: bool = True
+    """Project Gutenberg's licence, cookie and policy notices, navigation lines."""
+    mask_personal_data: bool = True
+    """[email], [ip], [phone], [key] for addresses, numbers and secrets."""
 
 
 def unify_newlines(text: str) -> str:
@@ -45,25 +70,65 @@ def trim_blanks(text: str) -> str:
     if " \n" in text or "\t\n" in text or text.endswith((" ", "\t")):
         # Not a regex: "[ \t]+$" takes quadratic time on a long run of blanks inside a line.
         text = "\n".join([line.rstrip(" \t") for line in text.split("\n")])
-    return _BLANK_LINES.sub("\n\n\n", text).strip("\n")
+    if "\n\n\n\n" in text:
+        text = _BLANK_LINES.sub("\n\n\n", text)
+    return text.strip("\n")
 
 
-def steps(drop_lines_with: tuple[str, ...] = ()) -> list[tuple[str, Callable[[str], str]]]:
+Step = Callable[[str], str]
+
+_UNICODE: list[tuple[str, Step]] = [
+    ("drop_terminal_escapes", drop_terminal_escapes),
+    ("repair_mojibake", repair_mojibake),  # before line ends: U+0085 may be a part of it
+    ("unescape_entities", unescape_entities),
+]
+_CHARACTERS: list[tuple[str, Step]] = [("plain_characters", plain_characters), ("compose", compose)]
+_BOILERPLATE: list[tuple[str, Step]] = [
+    ("drop_gutenberg_licence", drop_gutenberg_licence),
+    ("drop_notices", drop_notices),
+    ("drop_navigation", drop_navigation),
+]
+_PERSONAL: list[tuple[str, Step]] = [
+    ("mask_keys", mask_keys),
+    ("mask_emails", mask_emails),
+    ("mask_ips", mask_ips),
+    ("mask_phones", mask_phones),
+]
+
+
+def steps(config: CleaningConfig, drop_lines_with: tuple[str, ...] = ()) -> list[tuple[str, Step]]:
     """Return the named steps in their order; lines are dropped once they are lines, whatever their ends were."""
     return [
+        *(_UNICODE if config.repair_unicode else []),
         ("unify_newlines", unify_newlines),
-        *([("drop_lines", lambda text: drop_lines(text, drop_lines_with))] if drop_lines_with else []),
         ("drop_control_characters", drop_control_characters),
-        ("replace_sentencepiece_marker", replace_sentencepiece_marker),
         ("trim_blanks", trim_blanks),
+        *(_CHARACTERS if config.repair_unicode else []),
+        ("replace_sentencepiece_marker", replace_sentencepiece_marker),
+        *([("drop_lines", lambda text: drop_lines(text, drop_lines_with))] if drop_lines_with else []),
+        *(_BOILERPLATE if config.drop_boilerplate else []),
+        *(_PERSONAL if config.mask_personal_data else []),
     ]
 
 
-def clean(text: str, drop_lines_with: tuple[str, ...] = ()) -> tuple[str, list[str]]:
-    """Return the cleaned text and the names of the steps that changed something."""
-    changed = []
-    for name, step in steps(drop_lines_with):
-        if (mended := step(text)) != text:
+_DEFAULT = CleaningConfig()
+
+
+def clean(text: str, config: CleaningConfig = _DEFAULT, drop_lines_with: tuple[str, ...] = ()) -> tuple[str, list[str]]:
+    """Return the cleaned text and the names of the steps that changed something.
+
+    What one step leaves may be work for an earlier one (an entity may stand for a control character), so the steps
+    are gone through, round and round, until each has found nothing to do: cleaning a clean text changes nothing.
+    """
+    named = steps(config, drop_lines_with)
+    changed: Counter[str] = Counter()
+    at_rest = 0  # steps in a row that changed nothing
+    for name, step in itertools.cycle(named):
+        mended = step(text)
+        at_rest = at_rest + 1 if mended == text else 0
+        if at_rest == len(named) or changed.total() == _MOST_CHANGES:
+            return text, list(changed)
+        if not at_rest:
             text = mended
-            changed.append(name)
-    return text, changed
+            changed[name] += 1
+    raise AssertionError("the steps never end")

@@ -1,4 +1,4 @@
-"""What a corpus is made from and how: sources, cleaning, rules."""
+"""What a corpus is made from and how: sources, cleaning, rules, decontamination, near-dedup."""
 
 import multiprocessing
 from pathlib import Path
@@ -7,6 +7,10 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from lumi.config import Config, FileOnly
+from lumi.corpus.cleaning import CleaningConfig
+from lumi.corpus.contamination import DecontaminationConfig
+from lumi.corpus.near_duplicates import NearDuplicatesConfig
+from lumi.corpus.quality import QualityConfig
 
 
 class SourceConfig(Config):
@@ -14,17 +18,25 @@ class SourceConfig(Config):
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
     """Written into each document, and the name of its file of rejected rows; unique in a corpus."""
-    kind: Literal["package", "text", "jsonl", "parquet", "synthetic"]
+    kind: Literal["package", "text", "jsonl", "parquet", "hub", "synthetic"]
     """package: the embedded text; text: plain files; jsonl: one JSON object per line (plain, .gz, .xz, .zst);
-    parquet; synthetic: seeded grammar text."""
+    parquet; hub: a Hugging Face data set, streamed; synthetic: seeded grammar text."""
     files: tuple[str, ...] = ()
     """Paths, folders or globs (text, jsonl, parquet)."""
+    dataset: str | None = Field(default=None, min_length=1)
+    """hub: name of the data set, e.g. wikimedia/wikipedia, or a local folder in the layout of one."""
+    subset: str | None = None
+    """hub: its configuration, e.g. 20231101.en."""
+    split: str = "train"
+    """hub: its split."""
+    revision: str = "main"
+    """hub: branch, tag or commit; which commit it was stands in the manifest."""
     text_field: str = "text"
     """Key or column of the text."""
     separator: str | None = Field(default=None, min_length=1)
     """text: documents are split at this string; default: a file is one document."""
     max_bytes: int | None = Field(default=None, gt=0)
-    """Stop after about this much kept text (UTF-8); required for synthetic."""
+    """Stop after about this much text (UTF-8) that the rules keep, before dedup; required for synthetic."""
     drop_where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Drop documents whose metadata have one of these values, e.g. {"title": ["IRONCLAD WARSHIP"]}."""
     drop_lines_with: tuple[Annotated[str, Field(min_length=1)], ...] = ()
@@ -42,11 +54,15 @@ class SourceConfig(Config):
             raise ValueError(f"source {self.name}: files is missing for kind {self.kind}")
         if self.kind == "synthetic" and self.max_bytes is None:
             raise ValueError(f"source {self.name}: max_bytes is missing for kind synthetic")
+        if self.kind == "hub" and self.dataset is None:
+            raise ValueError(f"source {self.name}: dataset is missing for kind hub")
+        if self.kind != "hub" and self.dataset is not None:
+            raise ValueError(f"source {self.name}: dataset is for kind hub, this source is of kind {self.kind}")
         return self
 
 
 class CorpusConfig(Config):
-    """Turn raw text into a clean corpus: read, clean, judge, drop exact duplicates, write shards and a card."""
+    """Turn raw text into a clean corpus: read, clean, judge, decontaminate, deduplicate, write shards and a card."""
 
     not_identity: ClassVar[frozenset[str]] = frozenset(
         {"description", "output_dir", "num_workers", "engine", "ray_address", "fresh"}
@@ -62,6 +78,18 @@ class CorpusConfig(Config):
     """Shorter documents are dropped."""
     max_characters: int = Field(default=20_000_000, gt=0)
     """Longer documents are dropped."""
+    cleaning: CleaningConfig = CleaningConfig()
+    """What is mended in a text."""
+    quality: QualityConfig = QualityConfig()
+    """Which texts are not worth training on."""
+    languages: tuple[str, ...] = ()
+    """Keep texts in these languages alone (ISO 639 codes as fastText has them, e.g. en); empty: all."""
+    language_confidence: float = Field(default=0.65, ge=0, le=1)
+    """With languages: the least confidence of the identification; FineWeb (arXiv:2406.17557) has 0.65."""
+    decontamination: DecontaminationConfig = DecontaminationConfig()
+    """What test sets have too is cut."""
+    near_duplicates: NearDuplicatesConfig = NearDuplicatesConfig()
+    """Texts that are almost an earlier one go."""
     shard_bytes: int = Field(default=64_000_000, gt=0)
     """Text in one shard, about; as much is in memory, and is lost by an interruption."""
     output_dir: Path

@@ -17,7 +17,11 @@ class SourceCounts:
     kept_bytes: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     cleaned: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[str]] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)  # of dropped texts by rule
+    cut: Counter[str] = field(default_factory=Counter)  # paragraphs by test set
+    cut_examples: dict[str, list[str]] = field(default_factory=dict)
+    languages: Counter[str] = field(default_factory=Counter)  # of all texts of a usable length
+    bins: dict[str, list[int]] = field(default_factory=dict)  # of the same texts, by statistic (`quality.HISTOGRAMS`)
 
     def keep(self, num_bytes: int) -> None:
         self.kept += 1
@@ -25,9 +29,11 @@ class SourceCounts:
 
     def drop(self, reason: str, excerpt: str) -> None:
         self.dropped[reason] += 1
-        examples = self.examples.setdefault(reason, [])
-        if len(examples) < EXAMPLES:
-            examples.append(excerpt)
+        _add_example(self.examples, reason, excerpt)
+
+    def count_cut(self, test_set: str, excerpt: str) -> None:
+        self.cut[test_set] += 1
+        _add_example(self.cut_examples, test_set, excerpt)
 
     def take_back(self, num_bytes: int, reason: str, excerpt: str) -> None:
         """Count a document that was kept as dropped after all."""
@@ -43,8 +49,14 @@ class SourceCounts:
         self.kept_bytes += other.kept_bytes
         self.dropped.update(other.dropped)
         self.cleaned.update(other.cleaned)
-        for reason, examples in other.examples.items():
-            self.examples[reason] = [*self.examples.get(reason, []), *examples][:EXAMPLES]
+        self.cut.update(other.cut)
+        self.languages.update(other.languages)
+        for mine, others in ((self.examples, other.examples), (self.cut_examples, other.cut_examples)):
+            for name, examples in others.items():
+                mine[name] = [*mine.get(name, []), *examples][:EXAMPLES]
+        for name, bins in other.bins.items():
+            own = self.bins.get(name, [0] * len(bins))
+            self.bins[name] = [a + b for a, b in zip(own, bins, strict=True)]
 
     def summary(self) -> dict[str, Any]:
         """Return the counts as the manifest has them."""
@@ -55,10 +67,14 @@ class SourceCounts:
             "broken": self.broken,
             "dropped": dict(sorted(self.dropped.items())),
             "cleaned": dict(sorted(self.cleaned.items())),
+            "cut": dict(sorted(self.cut.items())),
+            "languages": dict(self.languages.most_common()),
         }
 
     def to_json(self) -> dict[str, Any]:
-        return {**self.summary(), "examples": self.examples}
+        return {
+            **self.summary(), "examples": self.examples, "cut_examples": self.cut_examples, "bins": self.bins,
+        }  # fmt: skip
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
@@ -69,5 +85,15 @@ class SourceCounts:
             kept_bytes=data["bytes"],
             dropped=Counter(data["dropped"]),
             cleaned=Counter(data["cleaned"]),
+            cut=Counter(data["cut"]),
+            languages=Counter(data["languages"]),
             examples=data["examples"],
+            cut_examples=data["cut_examples"],
+            bins=data["bins"],
         )
+
+
+def _add_example(examples: dict[str, list[str]], name: str, excerpt: str) -> None:
+    shown = examples.setdefault(name, [])
+    if len(shown) < EXAMPLES:
+        shown.append(excerpt)

@@ -1,8 +1,9 @@
 """What becomes of one raw row: a document, a verdict against it, or the reason why it cannot be used at all.
 
-    raw row -> parse -> clean -> judge by the rules -> outcome
+    raw row -> parse -> clean -> length and names -> cut test sets -> quality -> language -> outcome
 
-This is the part of the corpus stage that workers run; it knows no other row, so any worker may do any row.
+This is the part of the corpus stage that workers run. Rows come in chunks, because words are counted for many texts
+at once; no row's outcome depends on another's, so any worker may do any chunk.
 """
 
 import datetime
@@ -10,14 +11,21 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lumi.corpus.cleaning import clean
 from lumi.corpus.config import CorpusConfig, SourceConfig
+from lumi.corpus.contamination import Decontaminator
 from lumi.corpus.document import Document
-from lumi.corpus.rules import Rule, rules_of
+from lumi.corpus.language import languages_of
+from lumi.corpus.minhash import bands_of
+from lumi.corpus.quality import bins_of, verdicts
+from lumi.corpus.rules import judge
 from lumi.corpus.sources import RawRow
+from lumi.corpus.statistics import statistics_of
+from lumi.corpus.words import Words
+from lumi.workers import Shared
 
 _EXCERPT = 200
 _BOM = "\ufeff".encode()
@@ -35,45 +43,132 @@ class Outcome:
     broken: str = ""  # why the row could not be used at all
     excerpt: str = ""
     changed: tuple[str, ...] = ()  # the cleaning steps that changed something
+    cuts: tuple[tuple[str, str], ...] = ()  # test set and beginning of each paragraph that was cut
+    language: str = ""
     num_bytes: int = 0  # of the cleaned text, in UTF-8
     num_characters: int = 0
+    bins: bytes = b""  # where its statistics fall (`quality.HISTOGRAMS`)
+    bands: bytes = b""  # of its MinHash signature
 
 
 class _BrokenRow(Exception):
     """A row without a usable text."""
 
 
-def outcomes_of(rows: Sequence[RawRow], *, config: CorpusConfig, source: SourceConfig) -> list[Outcome]:
+@dataclass
+class _Draft:
+    """A row with a text, on its way."""
+
+    row: RawRow
+    text: str
+    metadata: dict[str, Any]
+    changed: Sequence[str]
+    reason: str = ""
+    cuts: list[tuple[str, str]] = field(default_factory=list)
+
+
+def outcomes_of(
+    rows: Sequence[RawRow],
+    *,
+    config: CorpusConfig,
+    source: SourceConfig,
+    decontaminator: Shared[Decontaminator] | None = None,
+) -> list[Outcome]:
     """Return what becomes of each row, in order."""
-    rules = rules_of(config, source)
-    outcomes = []
+    outcomes: list[Outcome | None] = []
+    drafts: list[_Draft] = []
     for row in rows:
         try:
-            outcomes.append(_outcome(row, source, rules))
+            draft = _draft(row, config, source)
         except _BrokenRow as error:
-            outcomes.append(Outcome(row.place, broken=str(error), excerpt=_excerpt(row.data)))
+            outcomes.append(_broken(row, error))
+            continue
+        outcomes.append(_dropped(draft) if draft.reason else None)
+        if not draft.reason:
+            drafts.append(draft)
+    judged = iter(_judged(drafts, config, source, decontaminator.get() if decontaminator else None))
+    return [next(judged) if outcome is None else outcome for outcome in outcomes]
+
+
+def _draft(row: RawRow, config: CorpusConfig, source: SourceConfig) -> _Draft:
+    text, metadata = _parse(row, source.text_field)
+    text, changed = clean(text, config.cleaning, source.drop_lines_with)
+    if not text.strip():
+        raise _BrokenRow("the text is empty")
+    return _Draft(row, text, metadata, changed, reason=judge(text, metadata, config, source))
+
+
+def _judged(
+    drafts: Sequence[_Draft], config: CorpusConfig, source: SourceConfig, decontaminator: Decontaminator | None
+) -> list[Outcome]:
+    """Return the outcomes of texts that are of a usable length."""
+    if not drafts:
+        return []
+    words = Words.of([draft.text for draft in drafts])
+    if decontaminator and (cuts := decontaminator.cuts(words)):
+        for number, cut in cuts.items():
+            draft = drafts[number]
+            draft.cuts = [(name, excerpt_of(paragraph)) for name, paragraph in cut.paragraphs]
+            if cut.share > config.decontamination.largest_cut:
+                draft.reason = "contaminated"
+            else:
+                draft.text = cut.text.strip("\n")
+                draft.reason = judge(draft.text, draft.metadata, config, source)
+        words = Words.of([draft.text for draft in drafts])
+    statistics = statistics_of(words)
+    if config.quality.judge_quality:
+        for draft, reason in zip(drafts, verdicts(statistics, config.quality), strict=True):
+            draft.reason = draft.reason or reason
+    found = languages_of([draft.text for draft in drafts])
+    if config.languages:
+        for draft, (language, confidence) in zip(drafts, found, strict=True):
+            if language not in config.languages or confidence < config.language_confidence:
+                draft.reason = draft.reason or "language"
+    bins = bins_of(statistics)
+    bands = bands_of(words).astype("<u8")
+    outcomes = []
+    for number, draft in enumerate(drafts):
+        try:
+            outcome = _outcome(draft, source, config.near_duplicates.drop_near_duplicates * bands[:, number].tobytes())
+        except _BrokenRow as error:  # metadata that JSON cannot hold
+            outcomes.append(_broken(draft.row, error))
+            continue
+        outcomes.append(replace(outcome, language=found[number][0], bins=bins[:, number].tobytes()))
     return outcomes
 
 
-def _outcome(row: RawRow, source: SourceConfig, rules: Sequence[Rule]) -> Outcome:
-    text, metadata = _parse(row, source.text_field)
-    text, changed = clean(text, source.drop_lines_with)
-    if not text.strip():
-        raise _BrokenRow("the text is empty")
-    data = text.encode()
+def _outcome(draft: _Draft, source: SourceConfig, bands: bytes) -> Outcome:
+    if draft.reason:
+        return _dropped(draft)
+    data = draft.text.encode()
     digest = hashlib.sha256(data).digest()
-    document = Document(digest.hex()[:32], text, source.name, metadata)
-    reason = next((verdict.reason for rule in rules if not (verdict := rule(document)).keep), "")
     return Outcome(
-        row.place,
+        draft.row.place,
         digest,
-        b"" if reason else _line(document),
-        reason,
-        excerpt=excerpt_of(text),
-        changed=tuple(changed),
+        _line(Document(digest.hex()[:32], draft.text, source.name, draft.metadata)),
+        excerpt=excerpt_of(draft.text),
+        changed=tuple(draft.changed),
+        cuts=tuple(draft.cuts),
         num_bytes=len(data),
-        num_characters=len(text),
+        num_characters=len(draft.text),
+        bands=bands,
     )
+
+
+def _dropped(draft: _Draft) -> Outcome:
+    return Outcome(
+        draft.row.place,
+        reason=draft.reason,
+        excerpt=excerpt_of(draft.text),
+        changed=tuple(draft.changed),
+        cuts=tuple(draft.cuts),
+        num_bytes=len(draft.text.encode()),
+        num_characters=len(draft.text),
+    )
+
+
+def _broken(row: RawRow, error: _BrokenRow) -> Outcome:
+    return Outcome(row.place, broken=str(error), excerpt=_excerpt(row.data))
 
 
 def _parse(row: RawRow, text_field: str) -> tuple[str, dict[str, Any]]:

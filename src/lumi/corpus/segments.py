@@ -7,8 +7,9 @@ is never worked out again.
     staged/00000.jsonl.zst     the documents, as lines of a shard
     staged/00000.digests.npy   sha256 of each text, its first 16 bytes as two uint64
     staged/00000.sizes.npy     bytes and characters of each text, int64 [documents, 2]
+    staged/00000.bands.npy     bands of each text's MinHash signature, uint64 [20, documents]
     staged/00000.rejected      rows that could not be used, as lines of rejected/SOURCE.jsonl
-    staged/00000.json          the counts, and where the segment ends in its source
+    staged/00000.json          the counts, and where the segment ends in its source (a hub stream's position)
 """
 
 import json
@@ -24,7 +25,10 @@ from numpy.typing import NDArray
 from lumi.artifacts import Workspace
 from lumi.corpus.compression import open_any
 from lumi.corpus.counts import SourceCounts
+from lumi.corpus.minhash import BANDS
 from lumi.corpus.outcome import Outcome
+from lumi.corpus.quality import HISTOGRAMS
+from lumi.corpus.sources import Position
 
 _FOLDER = "staged"
 _FAST = 1  # zstd's level for files that are read once
@@ -40,6 +44,7 @@ class Segment:
     rows: int  # rows of the source that it accounts for
     last: bool  # the source ends with it
     counts: SourceCounts
+    position: Position | None  # of a hub stream, behind the last row
 
     def lines(self) -> Iterator[bytes]:
         with open_any(self._path("jsonl.zst")) as file:
@@ -58,6 +63,11 @@ class Segment:
         array: NDArray[np.int64] = np.load(self._path("sizes.npy"), mmap_mode="r", allow_pickle=False)
         return array
 
+    def bands(self) -> NDArray[np.uint64]:
+        """Return [BANDS, documents], mapped from disk; without documents where there is no near-dedup."""
+        array: NDArray[np.uint64] = np.load(self._path("bands.npy"), mmap_mode="r", allow_pickle=False)
+        return array
+
     def _path(self, kind: str) -> Path:
         return self.folder / _name(self.number, kind)
 
@@ -66,7 +76,7 @@ def _name(number: int, kind: str) -> str:
     return f"{_FOLDER}/{number:05d}.{kind}"
 
 
-_KINDS = ("jsonl.zst", "digests.npy", "sizes.npy", "rejected", "json")
+_KINDS = ("jsonl.zst", "digests.npy", "sizes.npy", "bands.npy", "rejected", "json")
 
 
 def recorded_segments(work: Workspace) -> list[Segment]:
@@ -76,7 +86,9 @@ def recorded_segments(work: Workspace) -> list[Segment]:
         number = len(segments)
         data = json.loads((work.path / _name(number, "json")).read_text(encoding="utf8"))
         counts = SourceCounts.from_json(data["counts"])
-        segments.append(Segment(work.path, number, data["source"], data["rows"], data["last"], counts))
+        segments.append(
+            Segment(work.path, number, data["source"], data["rows"], data["last"], counts, data["position"])
+        )
     return segments
 
 
@@ -99,6 +111,8 @@ class SegmentWriter:
         self._lines: list[bytes] = []
         self._digests = bytearray()
         self._sizes: list[tuple[int, int]] = []
+        self._bands = bytearray()
+        self._bins = bytearray()
         self._line_bytes = 0
 
     @property
@@ -111,6 +125,11 @@ class SegmentWriter:
         counts = self.counts
         counts.read += 1
         counts.cleaned.update(outcome.changed)
+        for test_set, excerpt in outcome.cuts:
+            counts.count_cut(test_set, excerpt)
+        if outcome.bins:
+            counts.languages[outcome.language] += 1
+            self._bins += outcome.bins
         if outcome.broken:
             counts.broken += 1
             row = {"place": outcome.place, "reason": outcome.broken, "excerpt": outcome.excerpt}
@@ -123,9 +142,13 @@ class SegmentWriter:
             self._line_bytes += len(outcome.line)
             self._digests += outcome.digest[:16]
             self._sizes.append((outcome.num_bytes, outcome.num_characters))
+            self._bands += outcome.bands
 
-    def close(self, *, last: bool) -> Segment:
+    def close(self, *, last: bool, position: Position | None = None) -> Segment:
         """Write and record it."""
+        bins = np.frombuffer(bytes(self._bins), dtype=np.uint8).reshape(-1, len(HISTOGRAMS))
+        for column, (name, edges) in zip(bins.T, HISTOGRAMS.items(), strict=True):
+            self.counts.bins[name] = np.bincount(column, minlength=len(edges) - 1).tolist()
         path = self.work.path
         (path / _FOLDER).mkdir(exist_ok=True)
         text = zstandard.ZstdCompressor(level=_FAST).compress(b"".join(self._lines))
@@ -133,10 +156,13 @@ class SegmentWriter:
         digests = np.frombuffer(bytes(self._digests), dtype="<u8").reshape(-1, 2)
         np.save(path / _name(self.number, "digests.npy"), digests)
         np.save(path / _name(self.number, "sizes.npy"), np.array(self._sizes, dtype=np.int64).reshape(-1, 2))
+        bands = np.frombuffer(bytes(self._bands), dtype="<u8").reshape(-1, BANDS)
+        np.save(path / _name(self.number, "bands.npy"), np.ascontiguousarray(bands.T))
         (path / _name(self.number, "rejected")).write_bytes(self.rejected)
-        segment = Segment(path, self.number, self.source, self.counts.read, last, self.counts)
+        segment = Segment(path, self.number, self.source, self.counts.read, last, self.counts, position)
         data: dict[str, Any] = {
             "source": self.source, "rows": segment.rows, "last": last, "counts": self.counts.to_json(),
+            "position": position,
         }  # fmt: skip
         (path / _name(self.number, "json")).write_text(json.dumps(data), encoding="utf8")
         for kind in _KINDS:

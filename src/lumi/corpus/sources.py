@@ -1,8 +1,9 @@
 """Sources: files, packages or a grammar in, raw rows out. Reading only; nothing is parsed or judged here."""
 
 import importlib.metadata
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
@@ -24,12 +25,16 @@ _SUFFIXES = {
 }
 
 
+Position = dict[str, Any]  # JSON; where a stream stands
+
+
 @dataclass(frozen=True, slots=True)
 class RawRow:
     """One row as it was read: JSON bytes still to be parsed, or values already taken apart."""
 
     place: str  # file and line, for messages
     data: bytes | dict[str, Any]
+    position: Position | None = None  # hub: from which reading goes on behind this row
 
 
 def find_files(source: SourceConfig) -> list[Path]:
@@ -67,6 +72,10 @@ def source_inputs(source: SourceConfig, relative_to: Path) -> list[Input]:
     """Return what a source reads, hashed, for the manifest."""
     if source.kind in ("text", "jsonl", "parquet"):
         return [file_input(path, relative_to) for path in find_files(source)]
+    if source.kind == "hub":
+        from lumi.corpus.hub import hub_input
+
+        return [hub_input(source)]
     if source.kind == "synthetic":
         return [Input(path="synthetic", sha256=sha256_bytes(canonical_json([source.seed, source.max_bytes])))]
     text = "".join(topic for _, topic in _python_topics()).encode()
@@ -83,12 +92,36 @@ def source_bytes(source: SourceConfig) -> int | None:
     return None
 
 
-def read_source(source: SourceConfig, on_read: OnRead = ignore) -> Iterator[RawRow]:
-    """Yield the rows of a source in their order; ``on_read`` is told of `source_bytes` as they are used up.
+def read_source(
+    source: SourceConfig,
+    on_read: OnRead = ignore,
+    *,
+    inputs: Sequence[Input] = (),
+    skip: int = 0,
+    position: Position | None = None,
+) -> Iterator[RawRow]:
+    """Yield the rows of a source in their order.
+
+    Args:
+        source: the source.
+        on_read: told of `source_bytes` as they are used up.
+        inputs: its `source_inputs`; a hub source is read at the commit that they name.
+        skip: rows that are left out.
+        position: of a hub source, behind the last of them: they need not be read again.
 
     Raises:
         DataError: a file cannot be read or decompressed, or a package is missing.
     """
+    if source.kind == "hub":
+        from lumi.corpus.hub import hub_revision, read_hub
+
+        rows = read_hub(source, hub_revision(inputs[0]), position)
+        yield from itertools.islice(rows, 0 if position else skip, None)
+    else:
+        yield from itertools.islice(_read_local(source, on_read), skip, None)
+
+
+def _read_local(source: SourceConfig, on_read: OnRead) -> Iterator[RawRow]:
     if source.kind == "package":
         yield from _read_package()
     elif source.kind == "synthetic":

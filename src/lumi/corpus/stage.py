@@ -1,17 +1,18 @@
 """The corpus stage: raw rows in, a clean, deduplicated, documented corpus out.
 
-1. sources -> rows --(workers: parse, clean, judge, hash)--> outcomes, in order --> segments on disk
-2. segments' hashes --> duplicates
+1. sources -> rows --(workers: parse, clean, judge, decontaminate, hash)--> outcomes, in order --> segments on disk
+2. segments' hashes --> exact duplicates; MinHash bands --> candidates --(workers)--> verified near duplicates
 3. segments, less the duplicates --> shards, counts, card
 
-Only the order of the rows decides what is kept, so the result does not depend on the number of workers. What an
-interrupted run had finished of a pass is not worked out again. Memory holds a segment, never the corpus.
+The rows alone decide what is kept, so the result does not depend on the number of workers. What an interrupted run
+had finished of the first and the last pass is not worked out again. Memory holds a segment and what near-duplicate
+candidates share, never the corpus.
 """
 
 import itertools
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -21,16 +22,20 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from lumi.artifacts import Manifest, Workspace, package_versions
+from lumi.artifacts import Input, Manifest, Workspace, package_versions
 from lumi.cluster import RayPool
-from lumi.corpus.card import write_card
+from lumi.corpus.card import LENGTH_EDGES, TwinExample, write_card
 from lumi.corpus.config import CorpusConfig, SourceConfig
-from lumi.corpus.counts import SourceCounts
+from lumi.corpus.contamination import ScoredTexts, read_scored_texts
+from lumi.corpus.counts import EXAMPLES, SourceCounts
+from lumi.corpus.disk import require_disk
 from lumi.corpus.document import Document
 from lumi.corpus.exact_duplicates import first_of_each
+from lumi.corpus.near_duplicates import Clusters, candidates, near_duplicates
 from lumi.corpus.outcome import Outcome, excerpt_of, outcomes_of
 from lumi.corpus.segments import Segment, SegmentWriter, discard_segments, recorded_segments
-from lumi.corpus.sources import RawRow, read_source, source_bytes, source_inputs
+from lumi.corpus.shingle_sets import ShingleSets
+from lumi.corpus.sources import Position, RawRow, read_source, source_bytes, source_inputs
 from lumi.errors import DataError
 from lumi.progress import Bar, progress, say
 from lumi.workers import Pool, WorkerPool
@@ -48,44 +53,66 @@ def prepare_corpus(config: CorpusConfig) -> Manifest:
         DataError: a source without one usable row, an empty corpus, an unreadable file.
         IntegrityError: the output folder holds something else.
     """
-    inputs = [entry for source in config.sources for entry in source_inputs(source, config.output_dir)]
-    with Workspace(config.output_dir, "corpus", config, inputs, fresh=config.fresh) as work:
+    require_disk(config)
+    tests = read_scored_texts(config.decontamination)
+    inputs = {source.name: source_inputs(source, config.output_dir) for source in config.sources}
+    everything = [*itertools.chain.from_iterable(inputs.values()), *tests.inputs]
+    with Workspace(config.output_dir, "corpus", config, everything, fresh=config.fresh) as work:
         if (done := work.finished()) is not None:
             say(f"up to date: {config.output_dir}")
             return done
+        tests.tell()
         work.open()
-        segments = _stage(config, work)
+        with RayPool(config.ray_address) if config.engine == "ray" else WorkerPool(config.num_workers) as pool:
+            segments = _stage(config, work, inputs, tests, pool)
+            kept = first_of_each([segment.digests() for segment in segments])
+            clusters = _near_duplicates(config, work, segments, kept, pool)
         counts = {source.name: SourceCounts() for source in config.sources}
         for segment in segments:
             counts[segment.source].add(segment.counts)
-        kept = first_of_each([segment.digests() for segment in segments])
-        _write_shards(config, work, segments, kept, counts)
+        lengths, examples = _write_shards(config, work, segments, kept, clusters, counts)
         _write_rejected(work, segments)
         totals = _totals(counts)
+        totals["near_duplicates"] = clusters.summary()
+        totals["decontamination"] = tests.summary(totals["cut"])
         if not totals["documents"]:
-            raise DataError("the corpus is empty: every document was dropped", "see the rules in the config")
-        sizes = np.concatenate([segment.sizes() for segment in segments])
-        for file in write_card(work.path, config, totals, counts, sizes[kept, 1].tolist()):
+            raise DataError("the corpus is empty: every document was dropped", _commonest(totals["dropped"]))
+        for file in write_card(work.path, config, totals, counts, lengths, examples):
             work.record(file)
         discard_segments(work, segments)
-        manifest = work.publish(counts=totals, versions=package_versions("zstandard", "matplotlib"))
+        manifest = work.publish(counts=totals, versions=package_versions("zstandard", "matplotlib", "ftfy"))
     say(f"corpus: {config.output_dir}, {totals['documents']:,} documents, {totals['bytes'] / 1e6:,.1f} MB of text")
     return manifest
 
 
-def _stage(config: CorpusConfig, work: Workspace) -> list[Segment]:
+def _commonest(dropped: dict[str, int]) -> str:
+    rules = sorted(dropped, key=lambda rule: -dropped[rule])[:3]
+    return f"see the rules in the config; most went by {', '.join(f'{rule} ({dropped[rule]:,})' for rule in rules)}"
+
+
+def _stage(
+    config: CorpusConfig, work: Workspace, inputs: Mapping[str, Sequence[Input]], tests: ScoredTexts, pool: Pool
+) -> list[Segment]:
     """Read, clean and judge all sources; return their segments, those that were there included."""
     segments = recorded_segments(work)
-    with RayPool(config.ray_address) if config.engine == "ray" else WorkerPool(config.num_workers) as pool:
-        for source in config.sources:
-            done = [segment for segment in segments if segment.source == source.name]
-            if not (done and done[-1].last):
-                segments += _stage_source(config, source, work, done, len(segments), pool)
+    decontaminator = pool.share(tests.decontaminator()) if tests.texts else None
+    for source in config.sources:
+        done = [segment for segment in segments if segment.source == source.name]
+        if not (done and done[-1].last):
+            work_on = partial(outcomes_of, config=config, source=source, decontaminator=decontaminator)
+            segments += _stage_source(config, source, inputs[source.name], work, done, len(segments), pool, work_on)
     return segments
 
 
 def _stage_source(
-    config: CorpusConfig, source: SourceConfig, work: Workspace, done: Sequence[Segment], number: int, pool: Pool
+    config: CorpusConfig,
+    source: SourceConfig,
+    inputs: Sequence[Input],
+    work: Workspace,
+    done: Sequence[Segment],
+    number: int,
+    pool: Pool,
+    work_on: Callable[[list[RawRow]], list[Outcome]],
 ) -> list[Segment]:
     """Stage the rows of a source that follow on the segments that are done."""
     closed = SourceCounts()  # of all segments so far
@@ -100,13 +127,14 @@ def _stage_source(
         kept_bytes = closed.kept_bytes + writer.counts.kept_bytes
         return math.inf if source.max_bytes is None else source.max_bytes - kept_bytes
 
-    def close(*, last: bool) -> None:
-        made.append(writer.close(last=last))
+    def close(*, last: bool, position: Position | None = None) -> None:
+        made.append(writer.close(last=last, position=position))
         closed.add(writer.counts)
 
-    rows = itertools.islice(read_source(source, used.add), closed.read, None)
+    position = done[-1].position if done else None
+    rows = read_source(source, used.add, inputs=inputs, skip=closed.read, position=position)
     with progress(f"corpus {config.name}, {source.name}", unit="MB", scale=1e6) as bar:
-        for outcomes in _outcomes(config, source, rows, wanted, pool):
+        for chunk, outcomes in _outcomes(rows, work_on, wanted, pool):
             for outcome in outcomes:
                 writer.add(outcome)
                 if outcome.broken and closed.broken + writer.counts.broken <= _SHOWN:
@@ -117,7 +145,7 @@ def _stage_source(
             if wanted() <= 0:
                 break
             if writer.size >= config.shard_bytes:
-                close(last=False)
+                close(last=False, position=chunk.rows[-1].position)
                 writer = SegmentWriter(work, number + len(made), source.name)
         close(last=True)
     if closed.broken > _SHOWN:
@@ -151,21 +179,19 @@ class _Used:
 
 
 def _outcomes(
-    config: CorpusConfig,
-    source: SourceConfig,
     rows: Iterator[RawRow],
+    work_on: Callable[[list[RawRow]], list[Outcome]],
     wanted: Callable[[], float],
     pool: Pool,
-) -> Iterator[list[Outcome]]:
-    """Yield what becomes of the rows, a chunk at a time and in order."""
+) -> Iterator[tuple["_Chunk", list[Outcome]]]:
+    """Yield the rows, a chunk at a time and in order, with what becomes of them."""
     chunks = _chunks(rows, min(_CHUNK_BYTES, wanted()))
-    work = partial(outcomes_of, config=config, source=source)
     for chunk in itertools.islice(chunks, 1 if pool.num_workers > 1 else None):
-        yield work(chunk.rows)
+        yield chunk, work_on(chunk.rows)
     if (following := next(chunks, None)) is None:  # processes are not worth their start for one chunk
         return
     yield from _map_ahead(
-        partial(pool.submit, work), itertools.chain([following], chunks), 3 * pool.num_workers, wanted
+        partial(pool.submit, work_on), itertools.chain([following], chunks), 3 * pool.num_workers, wanted
     )
 
 
@@ -174,19 +200,19 @@ def _map_ahead(
     chunks: Iterable["_Chunk"],
     max_waiting: int,
     wanted: Callable[[], float],
-) -> Iterator[list[Outcome]]:
+) -> Iterator[tuple["_Chunk", list[Outcome]]]:
     """Map in order with some chunks under way, but no more text than is wanted."""
-    waiting: deque[tuple[Future[list[Outcome]], int]] = deque()
+    waiting: deque[tuple[Future[list[Outcome]], _Chunk]] = deque()
     under_way = 0
     for chunk in chunks:
-        waiting.append((submit(chunk.rows), chunk.size))
+        waiting.append((submit(chunk.rows), chunk))
         under_way += chunk.size
         while waiting and (len(waiting) > max_waiting or under_way >= wanted()):
-            result, size = waiting.popleft()
-            yield result.result()
-            under_way -= size
-    for result, _ in waiting:
-        yield result.result()
+            result, first = waiting.popleft()
+            yield first, result.result()
+            under_way -= first.size
+    for result, first in waiting:
+        yield first, result.result()
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,23 +269,75 @@ def _write_shards(
     work: Workspace,
     segments: Sequence[Segment],
     kept: NDArray[np.bool_],
+    clusters: Clusters,
     counts: dict[str, SourceCounts],
-) -> None:
-    """Write the documents that stay, and count those that go after all."""
+) -> tuple[NDArray[np.int64], list[TwinExample]]:
+    """Write the documents that stay, and count those that go after all.
+
+    Returns:
+        How many characters the documents have, in the bins of `LENGTH_EDGES`; some near duplicates with their twins.
+    """
+    twins = {duplicate.text for duplicate in clusters.duplicates}
+    shown = clusters.duplicates[:EXAMPLES]
+    excerpts = dict.fromkeys([number for duplicate in shown for number in (duplicate.text, duplicate.kept)], "")
+    lengths = np.zeros(len(LENGTH_EDGES) - 1, dtype=np.int64)
     shards = _ShardWriter(work, config.shard_bytes)
     total = sum(count.kept_bytes for count in counts.values())
     place = 0
     with progress(f"corpus {config.name}: writing", total=total, unit="MB", scale=1e6) as bar:
         for segment in segments:
-            for (num_bytes, _), line in zip(segment.sizes().tolist(), segment.lines(), strict=True):
-                if kept[place]:
-                    shards.add(line)
-                else:
+            sizes = segment.sizes()
+            stays = kept[place : place + len(sizes)].copy()
+            for offset, ((num_bytes, _), line) in enumerate(zip(sizes.tolist(), segment.lines(), strict=True), place):
+                near = offset in twins
+                if offset in excerpts:
+                    excerpts[offset] = excerpt_of(Document.from_line(line).text)
+                if near or not kept[offset]:
                     excerpt = excerpt_of(Document.from_line(line).text)
-                    counts[segment.source].take_back(num_bytes, "exact_duplicate", excerpt)
+                    reason = "near_duplicate" if near else "exact_duplicate"
+                    counts[segment.source].take_back(num_bytes, reason, excerpt)
+                    stays[offset - place] = False
+                else:
+                    shards.add(line)
                 bar.advance(num_bytes)
-                place += 1
+            place += len(sizes)
+            lengths += np.histogram(np.clip(sizes[stays, 1], 1, LENGTH_EDGES[-1]), bins=LENGTH_EDGES)[0]
         shards.close()
+    return lengths, [TwinExample(excerpts[twin.kept], excerpts[twin.text], twin.jaccard) for twin in shown]
+
+
+def _near_duplicates(
+    config: CorpusConfig, work: Workspace, segments: Sequence[Segment], kept: NDArray[np.bool_], pool: Pool
+) -> Clusters:
+    """Find the near duplicates among the documents that are no exact ones."""
+    if not config.near_duplicates.drop_near_duplicates:
+        return Clusters()
+    found = candidates([segment.bands() for segment in segments], kept)
+    texts = found.distinct
+    if not len(texts):
+        return Clusters()
+    sets = ShingleSets(work.path / "staged/shingles", segments, texts)
+    with progress(f"corpus {config.name}: near duplicates", total=2 * len(texts), unit="documents") as bar:
+        sets.collect(pool, bar.advance)
+        order = _in_order_of_id(config, segments, texts)
+        clusters = near_duplicates(found, order, sets.of, config.near_duplicates.jaccard, bar.advance)
+    sets.discard()
+    return clusters
+
+
+def _in_order_of_id(config: CorpusConfig, segments: Sequence[Segment], texts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the texts in the order of their sources, then ids: the order of files in a source has no say."""
+    numbers = {source.name: number for number, source in enumerate(config.sources)}
+    source = np.zeros(len(texts), dtype=np.int64)
+    ids = np.zeros((len(texts), 2), dtype=np.uint64)
+    start = 0
+    for segment in segments:
+        digests = segment.digests()
+        here = slice(np.searchsorted(texts, start), np.searchsorted(texts, start + len(digests)))
+        ids[here] = digests[texts[here] - start].byteswap()  # an id is the digest's bytes, first byte first
+        source[here] = numbers[segment.source]
+        start += len(digests)
+    return texts[np.lexsort((ids[:, 1], ids[:, 0], source))]
 
 
 def _write_rejected(work: Workspace, segments: Sequence[Segment]) -> None:
@@ -275,9 +353,13 @@ def _write_rejected(work: Workspace, segments: Sequence[Segment]) -> None:
 def _totals(counts: dict[str, SourceCounts]) -> dict[str, Any]:
     dropped: Counter[str] = Counter()
     cleaned: Counter[str] = Counter()
+    cut: Counter[str] = Counter()
+    languages: Counter[str] = Counter()
     for count in counts.values():
         dropped.update(count.dropped)
         cleaned.update(count.cleaned)
+        cut.update(count.cut)
+        languages.update(count.languages)
         if count.broken:
             dropped["broken_row"] += count.broken
     return {
@@ -287,4 +369,6 @@ def _totals(counts: dict[str, SourceCounts]) -> dict[str, Any]:
         "sources": {name: count.summary() for name, count in counts.items()},
         "dropped": dict(sorted(dropped.items())),
         "cleaned": dict(sorted(cleaned.items())),
+        "cut": dict(sorted(cut.items())),
+        "languages": dict(languages.most_common()),
     }

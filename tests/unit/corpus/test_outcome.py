@@ -7,6 +7,7 @@ import json
 import math
 
 import pytest
+from tests.corpora import PLAIN
 
 from lumi.corpus.config import CorpusConfig
 from lumi.corpus.outcome import outcomes_of
@@ -16,7 +17,7 @@ from lumi.corpus.sources import RawRow
 def outcome(data, **source):
     values = {"name": "s", "kind": "jsonl", "files": ["x"], "licence": "none", **source}
     config = CorpusConfig.from_values(
-        {"name": "c", "sources": [values], "output_dir": "x", "min_characters": 3, "num_workers": 1}, "test"
+        {"name": "c", "sources": [values], **PLAIN, "output_dir": "x", "min_characters": 3, "num_workers": 1}, "test"
     )
     (made,) = outcomes_of([RawRow("x:1", data)], config=config, source=config.sources[0])
     return made

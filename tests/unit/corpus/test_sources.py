@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import zstandard
+from tests.corpora import PLAIN
 
 from lumi.corpus import CorpusConfig, SourceConfig, prepare_corpus, read_documents
 from lumi.corpus import sources as sources_module
@@ -19,7 +20,9 @@ LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
 
 def corpus(tmp_path, *, rules=None, **source):
     values = {"name": "s", "licence": "none", "files": [], **source}
-    config = {"name": "c", "sources": [values], "output_dir": str(tmp_path / "out"), "num_workers": 1} | (rules or {})
+    config = {"name": "c", "sources": [values], **PLAIN, "output_dir": str(tmp_path / "out"), "num_workers": 1} | (
+        rules or {}
+    )
     manifest = prepare_corpus(CorpusConfig.from_values(config, "test"))
     return manifest, list(read_documents(tmp_path / "out"))
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tests.corpora import PLAIN
 
 from lumi import progress as progress_module
 from lumi.artifacts import read_manifest
@@ -20,6 +21,7 @@ def config(tmp_path, *sources, **settings):
         "sources": [{**SOURCE, **source} for source in sources],
         "output_dir": str(tmp_path / "out"),
         "num_workers": 1,
+        **PLAIN,
         **settings,
     }
     return CorpusConfig.from_values(values, "test")
@@ -38,8 +40,8 @@ def test_a_budget_is_kept_and_little_is_read_beyond_it(tmp_path, raw, monkeypatc
     taken = []
     read_source = stage_module.read_source
 
-    def counting(*args):
-        for row in read_source(*args):
+    def counting(*args, **settings):
+        for row in read_source(*args, **settings):
             taken.append(row)
             yield row
 
@@ -55,8 +57,10 @@ def test_the_manifest_counts_each_source_apart(tmp_path, raw):
     other.write_text(json.dumps({"text": "000 ".ljust(100, "x")}) + '\n{"text": "y "}\n{"text": "short"}\n{bad\n')
     sources = [{"files": [str(raw)], "max_bytes": 1000}, {"name": "t", "files": [str(other)]}]
     manifest = prepare_corpus(config(tmp_path, *sources, min_characters=5))
-    assert manifest.counts["sources"] == {
-        "s": {"rows_read": 10, "documents": 10, "bytes": 1000, "broken": 0, "dropped": {}, "cleaned": {}},
+    sources = manifest.counts["sources"]
+    assert [sum(source.pop("languages").values()) for source in sources.values()] == [10, 2]
+    assert sources == {
+        "s": {"rows_read": 10, "documents": 10, "bytes": 1000, "broken": 0, "dropped": {}, "cleaned": {}, "cut": {}},
         "t": {
             "rows_read": 4,
             "documents": 1,
@@ -64,6 +68,7 @@ def test_the_manifest_counts_each_source_apart(tmp_path, raw):
             "broken": 1,
             "dropped": {"exact_duplicate": 1, "too_short": 1},
             "cleaned": {"trim_blanks": 1},
+            "cut": {},
         },
     }
     assert manifest.counts["dropped"] == {"broken_row": 1, "exact_duplicate": 1, "too_short": 1}
