@@ -2,7 +2,7 @@
 
     texts --> one run of bytes --> word starts and ends --> 64-bit hashes --> hashes of n words in a row
 
-A word is a maximal run of letters and digits, ASCII letters taken as lower case; a Chinese, Japanese or Korean
+A word is a maximal run of letters and digits in lower case; a Chinese, Japanese or Korean
 character is a word by itself. Everything is done on whole arrays: a text costs what its bytes cost.
 """
 
@@ -30,7 +30,7 @@ class Words:
 
     Attributes:
         texts: as they were given.
-        data: the texts as UTF-8, each followed by a newline, ASCII letters in lower case.
+        data: the texts as UTF-8 in lower case, each followed by a newline.
         text_starts: where each text starts in ``data``, and the end; int64 [texts + 1].
         starts: where each word starts in ``data``; int64 [words].
         ends: where it ends.
@@ -49,8 +49,8 @@ class Words:
     @classmethod
     def of(cls, texts: Sequence[str]) -> "Words":
         """Split texts (that UTF-8 can write) into words."""
-        parts = [text.encode() + b"\n" for text in texts]
-        raw = b"".join(parts).lower()
+        parts = [_lower(text) + b"\n" for text in texts]
+        raw = b"".join(parts)
         data = np.frombuffer(raw, dtype=np.uint8)
         text_starts = np.concatenate(([0], np.cumsum([len(part) for part in parts], dtype=np.int64)))
         starts, ends = _bounds(data)
@@ -79,6 +79,17 @@ class Words:
                 hashes = hashes[: max(len(self.hashes) - n + 1, 0)] * _FACTOR
                 hashes += self.hashes[n - 1 :]
             yield n, hashes, left[: len(hashes)] >= n
+
+
+def _lower(text: str) -> bytes:
+    """Return UTF-8 in lower case, each character as many bytes as before: places must stay those of the text."""
+    raw = text.encode()
+    if text.isascii():
+        return raw.lower()
+    lower = text.lower().encode()
+    if len(lower) == len(raw):
+        return lower
+    return b"".join([low if len(low := one.lower().encode()) == len(one.encode()) else one.encode() for one in text])
 
 
 def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
