@@ -16,8 +16,8 @@ TOKENIZER := data/tokenizer
 .DEFAULT_GOAL := help
 # Stages follow one another also under `make -j`; each uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help install check-env check format test test-unit demo tokenizer-train-mix tokenizer-reset corpus-wiki corpus-owt \
-	prepare-wiki-with-tokenizer prepare-owt-with-tokenizer data-rebuild-all reencode-dataset pretrain-tiny \
+.PHONY: help install check-env check format test test-unit demo prepare-corpus corpus-wiki corpus-owt \
+	tokenizer-train-mix tokenizer-reset prepare-mix prepare-wiki-with-tokenizer prepare-owt-with-tokenizer data-rebuild-all reencode-dataset pretrain-tiny \
 	pretrain-small pretrain-base test-pipeline test-pipeline-flash evaluate generate report monitor clean
 
 ##@ Start here
@@ -36,22 +36,34 @@ demo: install ## the whole road on a CPU in minutes: corpus, tokenizer, training
 	@$(LUMI) demo
 
 ##@ Data
-corpus-wiki: install ## clean the files in data/raw/wikipedia into data/corpus/wiki
-	@$(PY) scripts/01_prepare_corpus.py --config config/datasets/sources/wikipedia_files.json --output_dir data/corpus/wiki
+prepare-corpus: install ## CONFIG=config/datasets/sources/NAME.json [OUT=data/corpus/NAME]: clean the corpus that it describes
+	@test -n "$(CONFIG)" || { echo "error: which corpus?  ->  make prepare-corpus CONFIG=config/datasets/sources/NAME.json"; exit 1; }
+	@$(PY) scripts/01_prepare_corpus.py --config $(CONFIG) --output_dir $(or $(OUT),data/corpus/$(basename $(notdir $(CONFIG))))
 
-corpus-owt: install ## clean the files in data/raw/openwebtext into data/corpus/owt
-	@$(PY) scripts/01_prepare_corpus.py --config config/datasets/sources/openwebtext_files.json --output_dir data/corpus/owt
+corpus-wiki: install ## clean Wikipedia (from data/raw/wikipedia, else the hub) into data/corpus/wiki
+	@$(PY) scripts/01_prepare_corpus.py --config config/datasets/sources/wikipedia_en.json --output_dir data/corpus/wiki
 
-tokenizer-train-mix: corpus-wiki corpus-owt ## train the one tokenizer, once
+corpus-owt: install ## clean OpenWebText (from data/raw/openwebtext, else the hub) into data/corpus/owt
+	@$(PY) scripts/01_prepare_corpus.py --config config/datasets/sources/openwebtext.json --output_dir data/corpus/owt
+
+tokenizer-train-mix: install ## train the one tokenizer, once, on samples of both
 	@$(PY) scripts/02_train_tokenizer.py --config config/datasets/training_configs/tokenizer_training_mix.json
 
 prepare-wiki-with-tokenizer: corpus-wiki ## pack data/corpus/wiki with the frozen tokenizer
-	@$(PY) scripts/03_pack_dataset.py --corpus_dir data/corpus/wiki --tokenizer_path $(TOKENIZER) --output_dir $(WIKI)
+	@$(PY) scripts/03_pack_dataset.py --corpus_dir data/corpus/wiki --tokenizer_path $(TOKENIZER) --output_dir $(WIKI) $(FRESH)
 
 prepare-owt-with-tokenizer: corpus-owt ## pack data/corpus/owt with the frozen tokenizer
-	@$(PY) scripts/03_pack_dataset.py --corpus_dir data/corpus/owt --tokenizer_path $(TOKENIZER) --output_dir $(OWT)
+	@$(PY) scripts/03_pack_dataset.py --corpus_dir data/corpus/owt --tokenizer_path $(TOKENIZER) --output_dir $(OWT) $(FRESH)
 
-data-rebuild-all: tokenizer-train-mix prepare-wiki-with-tokenizer prepare-owt-with-tokenizer ## tokenizer and all data sets
+prepare-mix: install ## MIX=tiny|small|base_phase_a|base_phase_b: the data of a run, by its token budget
+	@test -n "$(MIX)" || { echo "error: which mix?  ->  make prepare-mix MIX=tiny"; exit 1; }
+	@$(LUMI) prepare-mix --config config/datasets/training_configs/$(MIX).json --tokenizer_path $(TOKENIZER)
+
+data-rebuild-all: ## tokenizer (if it was reset) and both data sets, anew; asks first
+	@printf 'This packs both data sets anew, and trains the tokenizer where there is none. Type YES to go on: '; \
+	  read -r answer || true; test "$$answer" = YES || { echo; echo "error: nothing was done  ->  answer YES"; exit 1; }
+	@$(MAKE) --no-print-directory tokenizer-train-mix
+	@$(MAKE) --no-print-directory prepare-wiki-with-tokenizer prepare-owt-with-tokenizer FRESH=--fresh
 
 reencode-dataset: install ## DIR=data/processed/NAME: pack its corpus again with the present tokenizer
 	@test -n "$(DIR)" || { echo "error: which data set?  ->  make reencode-dataset DIR=data/processed/NAME"; exit 1; }

@@ -34,6 +34,9 @@ STAGES = {
         "train the one tokenizer (02_train_tokenizer.py)",
     ),
     "pack": Stage("lumi.data:PackConfig", "lumi.data:pack_dataset", "tokenize and pack a corpus (03_pack_dataset.py)"),
+    "prepare-mix": Stage(
+        "lumi.data:MixConfig", "lumi.data:prepare_mix", "prepare and pack the data sets of a run, by its token budget"
+    ),
     "pretrain": Stage(
         "lumi.pretraining:PretrainConfig", "lumi.pretraining:pretrain", "train a model from scratch (04_pretrain.py)"
     ),

@@ -11,7 +11,7 @@ from lumi.cli import STAGES
 from lumi.config import parse_config, read_json_object
 from lumi.corpus import CorpusConfig
 from lumi.corpus.evaluation_sets import EvaluationSet
-from lumi.data import PackConfig
+from lumi.data import MixConfig, PackConfig
 from lumi.demo import DataRecipe
 from lumi.model import create_model
 from lumi.pretraining import PretrainConfig
@@ -28,7 +28,10 @@ def config_class(path):
     if folder == "sources":
         return CorpusConfig, ["--output_dir", "somewhere"]
     if folder == "training_configs":
-        return (TokenizerConfig, []) if "corpus_dirs" in read_json_object(path) else (DataRecipe, None)
+        values = read_json_object(path)
+        if "token_budget" in values:
+            return MixConfig, []
+        return (TokenizerConfig, []) if "samples" in values else (DataRecipe, None)
     return PretrainConfig, []
 
 

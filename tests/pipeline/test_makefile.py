@@ -1,6 +1,8 @@
 """The make targets: their list, and what each says when something is missing."""
 
 import contextlib
+import itertools
+import json
 import os
 import pty
 import re
@@ -10,6 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.corpora import PLAIN
+
+from lumi.corpus.synthetic import synthetic_documents
 
 REPOSITORY = Path(__file__).parents[2]
 MAKEFILE = (REPOSITORY / "Makefile").read_text(encoding="utf8")
@@ -31,14 +36,14 @@ def checkout(tmp_path):
 
 
 def make(checkout, *words, **options):
-    environment = {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}
+    environment = {**ENVIRONMENT, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    options = options if "input" in options else {"stdin": subprocess.DEVNULL, **options}
     return subprocess.run(
         [*MAKE, *words],
         cwd=checkout,
         env=environment,
         capture_output=True,
         text=True,
-        stdin=subprocess.DEVNULL,
         timeout=120,
         check=False,
         **options,
@@ -77,9 +82,13 @@ def test_missing_data_names_the_target_to_run(checkout, size):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["prepare-wiki-with-tokenizer"], "no file at data/raw/wikipedia\n  -> put files there"),
-        (["prepare-owt-with-tokenizer"], "no file at data/raw/openwebtext\n  -> put files there"),
-        (["tokenizer-train-mix"], "no file at data/raw/wikipedia\n  -> put files there"),
+        (["prepare-wiki-with-tokenizer"], "out of reach for data set wikimedia/wikipedia"),
+        (["prepare-owt-with-tokenizer"], "out of reach for data set Skylion007/openwebtext"),
+        (["tokenizer-train-mix"], "out of reach for data set wikimedia/wikipedia"),
+        (["prepare-corpus"], "make prepare-corpus CONFIG=config/datasets/sources/NAME.json"),
+        (["prepare-mix"], "make prepare-mix MIX=tiny"),
+        (["prepare-mix", "MIX=tiny"], "No tokenizer found at data/tokenizer"),
+        (["data-rebuild-all"], "nothing was done"),
         (["reencode-dataset"], "make reencode-dataset DIR=data/processed/NAME"),
         (["reencode-dataset", "DIR=data/processed/none"], "data/processed/none does not exist"),
         (["tokenizer-reset"], "No tokenizer found at data/tokenizer"),
@@ -93,6 +102,52 @@ def test_what_is_missing_is_one_clear_error(checkout, words, message):
     assert done.returncode != 0
     assert message in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def stand_ins(tmp_path):
+    """A checkout with files in place of the hub's data sets, and a vocabulary that they support."""
+    for name in ("Makefile", "scripts", "src"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    shutil.copytree(REPOSITORY / "config", tmp_path / "config")
+    mix = tmp_path / "config/datasets/training_configs/tokenizer_training_mix.json"
+    mix.write_text(json.dumps({**json.loads(mix.read_text()), "vocab_size": 512}))
+    for name in ("wikipedia", "openwebtext"):
+        path = tmp_path / f"config/datasets/sources/{'wikipedia_en' if name == 'wikipedia' else name}.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **PLAIN, "languages": []}))
+        (tmp_path / "data/raw" / name).mkdir(parents=True)
+        texts = itertools.islice(synthetic_documents(len(name)), 1500)
+        rows = "".join(json.dumps({"title": name, "text": f"{text} {name}. " * 3}) + "\n" for text in texts)
+        (tmp_path / "data/raw" / name / "rows.jsonl").write_text(rows)
+    return tmp_path
+
+
+def packed_names(folder):
+    return sorted(path.name for path in (folder / "data/processed").iterdir() if (path / "manifest.json").is_file())
+
+
+def test_the_blueprints_data_targets_run_end_to_end(stand_ins):
+    for target in ("tokenizer-train-mix", "prepare-wiki-with-tokenizer", "prepare-owt-with-tokenizer"):
+        done = make(stand_ins, target)
+        assert done.returncode == 0, done.stderr
+        assert "instead of the hub" in done.stderr
+    assert (stand_ins / "data/tokenizer/spm32k.model").is_file()
+    assert packed_names(stand_ins) == ["owt_32k_1024", "wiki_32k_1024"]
+    counts = json.loads((stand_ins / "data/corpus/wiki/manifest.json").read_text())["counts"]
+    assert counts["sources"]["wikipedia-en"]["documents"] > 100
+    assert "up to date: data/tokenizer" in make(stand_ins, "tokenizer-train-mix").stderr
+
+    before = (stand_ins / "data/processed/wiki_32k_1024/manifest.json").stat().st_mtime_ns
+    assert "nothing was done" in make(stand_ins, "data-rebuild-all", input="no\n").stdout
+    assert (stand_ins / "data/processed/wiki_32k_1024/manifest.json").stat().st_mtime_ns == before
+    shutil.rmtree(stand_ins / "data/tokenizer")
+    done = make(stand_ins, "data-rebuild-all", input="YES\n")
+    assert done.returncode == 0, done.stderr
+    assert (stand_ins / "data/processed/wiki_32k_1024/manifest.json").stat().st_mtime_ns > before
+
+    config = "config/datasets/sources/openwebtext.json"
+    assert make(stand_ins, "prepare-corpus", f"CONFIG={config}").returncode == 0
+    assert (stand_ins / "data/corpus/openwebtext/manifest.json").is_file()
 
 
 def test_flash_attention_without_a_card_says_so_before_any_work(checkout):

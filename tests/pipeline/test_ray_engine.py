@@ -17,9 +17,17 @@ pytest.importorskip("ray")
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
     path = tmp_path_factory.mktemp("raw") / "a.jsonl"
-    rows = [json.dumps({"text": f"Text {n % 900}: " + f"word{n % 900} " * (20 + n % 17)}) for n in range(1000)]
+    rows = [
+        json.dumps({"text": f"Text {n % 900}: " + f"word{n % 900} " * (20 + n // 950) + "\nThe end."})
+        for n in range(1000)  # from 900 on exact duplicates, from 950 on near ones
+    ]
     rows[7], rows[300] = "{broken", '{"no": "text"}'
     path.write_text("\n".join(rows) + "\n")
+    (path.parent / "sets").mkdir()
+    layout = {"files": ["test.jsonl"], "format": "jsonl", "texts": ["{text}"]}
+    declared = {"name": "test", "title": "T", "licence": "none", "citation": "none", "dataset": "a/b", "split": "test"}
+    (path.parent / "sets/test.json").write_text(json.dumps({**declared, "layouts": [layout]}))
+    (path.parent / "test.jsonl").write_text(json.dumps({"text": "word77 " * 13}) + "\n")
     return path
 
 
@@ -40,7 +48,9 @@ def cluster():
 
 def build(raw, output_dir, **engine):
     source = {"name": "s", "kind": "jsonl", "files": [str(raw)], "licence": "none"}
-    values = {"name": "c", "sources": [source], **PLAIN, "output_dir": str(output_dir), "shard_bytes": 20_000, **engine}
+    tests = {"evaluation_sets": str(raw.parent / "sets"), "evaluation_data": str(raw.parent)}
+    values = {"name": "c", "sources": [source], "quality": PLAIN["quality"], "decontamination": tests,
+              "output_dir": str(output_dir), "shard_bytes": 20_000, **engine}  # fmt: skip
     return prepare_corpus(CorpusConfig.from_values(values, "test"))
 
 
@@ -51,7 +61,8 @@ def contents(folder):
 
 def test_the_same_bytes_also_when_a_node_dies(raw, tmp_path, cluster, monkeypatch):
     made, second = cluster
-    build(raw, tmp_path / "native", num_workers=1)
+    manifest = build(raw, tmp_path / "native", num_workers=1)
+    assert {"broken_row", "contaminated", "exact_duplicate", "near_duplicate"} <= set(manifest.counts["dropped"])
     with RayPool(made.address) as pool:
         assert pool.num_workers == 2
     build(raw, tmp_path / "ray", engine="ray", ray_address=made.address)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from lumi.corpus.quality import HISTOGRAMS, RULES
 from lumi.pictures import bar_chart, binned_histogram
 
 LENGTH_EDGES = np.geomspace(1, 1e8, 65)  # characters; eight bins to a factor of ten
+EXAMPLES_FILE = "examples.json"  # the card's examples, for the report of a run
 _LANGUAGES = 12  # shown
 
 
@@ -35,7 +36,7 @@ def write_card(
     lengths: NDArray[np.int64],
     twins: Sequence[TwinExample],
 ) -> list[str]:
-    """Write DATA_CARD.md and its pictures; return the files.
+    """Write DATA_CARD.md, its pictures and its examples; return the files.
 
     Args:
         folder: where.
@@ -62,7 +63,13 @@ def write_card(
         *["## Made by", "", "```json", json.dumps(config.identity(), indent=2, ensure_ascii=False), "```", ""],
     ]
     (folder / "DATA_CARD.md").write_text("\n".join(lines), encoding="utf8")
-    return ["DATA_CARD.md", *(f"{name}.svg" for name in pictures)]
+    examples = {
+        "dropped": {name: count.examples for name, count in counts.items()},
+        "cut": {name: count.cut_examples for name, count in counts.items()},
+        "near_duplicates": [asdict(twin) for twin in twins],
+    }
+    (folder / EXAMPLES_FILE).write_text(json.dumps(examples, ensure_ascii=False, indent=1) + "\n", encoding="utf8")
+    return ["DATA_CARD.md", EXAMPLES_FILE, *(f"{name}.svg" for name in pictures)]
 
 
 def _pictures(

@@ -22,7 +22,7 @@ class SourceConfig(Config):
     """package: the embedded text; text: plain files; jsonl: one JSON object per line (plain, .gz, .xz, .zst);
     parquet; hub: a Hugging Face data set, streamed; synthetic: seeded grammar text."""
     files: tuple[str, ...] = ()
-    """Paths, folders or globs (text, jsonl, parquet)."""
+    """Paths, folders or globs (text, jsonl, parquet). hub: where a copy is looked for first, of whatever form."""
     dataset: str | None = Field(default=None, min_length=1)
     """hub: name of the data set, e.g. wikimedia/wikipedia, or a local folder in the layout of one."""
     subset: str | None = None
@@ -111,3 +111,11 @@ class CorpusConfig(Config):
         if self.min_characters > self.max_characters:
             raise ValueError(f"min_characters {self.min_characters} is above max_characters {self.max_characters}")
         return self
+
+    def within(self, max_bytes: int) -> Self:
+        """Return the same corpus with no more than about this much text, an equal part from each source."""
+        part = -(-max_bytes // len(self.sources))
+        sources = [
+            source.model_copy(update={"max_bytes": min(part, source.max_bytes or part)}) for source in self.sources
+        ]
+        return self.model_copy(update={"sources": tuple(sources)})

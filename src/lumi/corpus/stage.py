@@ -35,7 +35,7 @@ from lumi.corpus.near_duplicates import Clusters, candidates, near_duplicates
 from lumi.corpus.outcome import Outcome, excerpt_of, outcomes_of
 from lumi.corpus.segments import Segment, SegmentWriter, discard_segments, recorded_segments
 from lumi.corpus.shingle_sets import ShingleSets
-from lumi.corpus.sources import Position, RawRow, read_source, source_bytes, source_inputs
+from lumi.corpus.sources import Position, RawRow, at_hand, read_source, source_bytes, source_inputs
 from lumi.errors import DataError
 from lumi.progress import Bar, progress, say
 from lumi.workers import Pool, WorkerPool
@@ -53,6 +53,7 @@ def prepare_corpus(config: CorpusConfig) -> Manifest:
         DataError: a source without one usable row, an empty corpus, an unreadable file.
         IntegrityError: the output folder holds something else.
     """
+    config = config.model_copy(update={"sources": tuple(at_hand(source) for source in config.sources)})
     require_disk(config)
     tests = read_scored_texts(config.decontamination)
     inputs = {source.name: source_inputs(source, config.output_dir) for source in config.sources}

@@ -1,46 +1,95 @@
 """The parts of a report that look back: the corpus and the tokenizer behind a model, and the chain of hashes."""
 
-import itertools
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from lumi.corpus import read_shard
-from lumi.evaluation.markup import facts, figure, note, section
+from lumi.corpus import EXAMPLES_FILE
+from lumi.evaluation.markup import facts, figure, folded, note, section, table
 from lumi.evaluation.run_record import Ancestor, RunRecord
-from lumi.pictures import bar_chart, histogram
-
-_SHOWN_DOCUMENTS = 20_000
+from lumi.pictures import bar_chart
 
 
 def corpus_section(record: RunRecord) -> str:
-    """Show what went into each corpus, what was dropped by which rule, and how long its documents are."""
+    """Show what went into each corpus and under which licence, what was dropped or cut and why, with pictures."""
     parts = [part for corpus in record.artifacts("corpus") for part in _corpus(corpus)]
     return section("What it read", *(parts or [note("Left out: the corpus is not beside this run any more.")]))
 
 
 def _corpus(corpus: Ancestor) -> Iterator[str]:
     assert corpus.manifest is not None
-    counts = corpus.manifest.counts
+    counts, config = corpus.manifest.counts, corpus.manifest.config
+    examples = _examples(corpus)
     yield f"<h3>{escape(corpus.name)}</h3>"
     yield _facts(counts)
-    for name, values in _groups(counts):
-        yield figure(bar_chart(f"{_words(name)} ({corpus.name})", values, x_label="documents"))
-    if not counts.get("dropped"):
-        yield note("No document was dropped.")
-    lengths = _document_bytes(corpus)
-    if lengths:
-        title = f"Length of a document ({corpus.name})"
-        if len(lengths) == _SHOWN_DOCUMENTS:
-            title += f", first {_SHOWN_DOCUMENTS:,}"
-        yield figure(histogram(title, lengths, x_label="bytes", log_x=True))
+    yield _sources(config, counts.get("sources", {}))
+    yield _dropped(counts, examples.get("dropped", {}))
+    yield _decontamination(counts.get("decontamination", {}), examples.get("cut", {}))
+    yield _near_duplicates(counts.get("near_duplicates", {}), examples.get("near_duplicates", []))
+    if cleaned := counts.get("cleaned"):
+        yield figure(
+            bar_chart(f"Cleaned ({corpus.name})", {_words(k): v for k, v in cleaned.items()}, x_label="documents")
+        )
+    for out in corpus.manifest.files(suffix=".svg"):
+        if (picture := corpus.path / out.file).is_file():
+            yield figure(picture.read_text(encoding="utf8"))
+    yield folded("The config that made it", json.dumps(config, indent=2, ensure_ascii=False))
 
 
-def _document_bytes(corpus: Ancestor) -> list[float]:
-    assert corpus.manifest is not None
-    shards = [corpus.path / out.file for out in corpus.manifest.files(suffix=".jsonl.zst", prefix="shard_")]
-    documents = itertools.chain.from_iterable(read_shard(shard) for shard in shards if shard.is_file())
-    return [float(len(document.text.encode())) for document in itertools.islice(documents, _SHOWN_DOCUMENTS)]
+def _examples(corpus: Ancestor) -> dict[str, Any]:
+    path = corpus.path / EXAMPLES_FILE
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf8")) if path.is_file() else {}
+    return found
+
+
+def _sources(config: Mapping[str, Any], counts: Mapping[str, Any]) -> str:
+    rows = []
+    for source in config.get("sources", []):
+        count = counts.get(source["name"], {})
+        numbers = [f"{count.get(key, 0):,}" for key in ("rows_read", "documents", "bytes", "broken")]
+        rows.append([source["name"], source["kind"], source["licence"], *numbers])
+    return table(["source", "kind", "licence", "rows read", "kept", "bytes", "broken"], rows) if rows else ""
+
+
+def _dropped(counts: Mapping[str, Any], examples: Mapping[str, Mapping[str, Sequence[str]]]) -> str:
+    rows = []
+    for name, source in counts.get("sources", {}).items():
+        for rule, number in source.get("dropped", {}).items():
+            for place, example in enumerate(examples.get(name, {}).get(rule, []) or [""]):
+                first = [name, _words(rule), f"{number:,}"] if place == 0 else ["", "", ""]
+                rows.append([*first, _line(example)])
+    if not rows:
+        return note("No document was dropped.")
+    return table(["source", "dropped by", "documents", "for example"], rows)
+
+
+def _decontamination(about: Mapping[str, Any], examples: Mapping[str, Mapping[str, Sequence[str]]]) -> str:
+    rows = []
+    for name, one in about.get("checked", {}).items():
+        shown = [text for source in examples.values() for text in source.get(name, [])]
+        numbers = [f"{one[key]:,}" for key in ("texts", "too_short_to_look_for", "paragraphs_cut")]
+        rows.append([name, *numbers, " / ".join(_line(text) for text in shown[:3])])
+    header = ["test set", "texts", "too short to look for", "paragraphs cut", "for example"]
+    parts = [table(header, rows)] if rows else []
+    if missing := about.get("not_checked"):
+        parts.append(note(f"Not checked for test sets that were not there: {', '.join(missing)}."))
+    return "\n".join(parts)
+
+
+def _near_duplicates(about: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> str:
+    if not about:
+        return ""
+    rows = [[f"{one['jaccard']:.3f}", _line(one["dropped"]), _line(one["kept"])] for one in examples]
+    told = note(
+        f"Near duplicates: {about['candidates']:,} candidates, {about['verified_pairs']:,} pairs verified,"
+        f" {sum(about['clusters'].values()):,} clusters."
+    )
+    return told + (table(["similarity", "dropped", "stays"], rows) if rows else "")
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:100]
 
 
 def tokenizer_section(record: RunRecord) -> str:

@@ -54,6 +54,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
+def folded(title: str, text: str) -> str:
+    """Return a text that opens on a click, as it is written."""
+    return f"<details><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>"
+
+
 def short(number: float) -> str:
     """Write a large number with three digits: 23.1M."""
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):

@@ -7,13 +7,13 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
 from lumi.artifacts import Manifest, Workspace, artifact_input, package_versions, read_manifest
-from lumi.config import Config
-from lumi.corpus import read_documents
+from lumi.config import Config, FileOnly
+from lumi.corpus import CorpusConfig, prepare_corpus, read_documents
 from lumi.errors import ConfigError, DataError, IntegrityError
 from lumi.progress import progress, say
 from lumi.randomness import unit_interval
@@ -27,15 +27,30 @@ _PART_CHARACTERS = 1 << 16  # what the trainer gets at once
 _LONGEST_SENTENCE = 4 * _PART_CHARACTERS  # bytes; SentencePiece drops longer ones without a word
 
 
+class SampleConfig(Config):
+    """A corpus that is prepared to learn the tokenizer from."""
+
+    corpus: Path
+    """Config of the corpus stage."""
+    output_dir: Path
+    """Where the sample goes."""
+    max_bytes: int = Field(gt=0)
+    """About this much text of it."""
+
+
 class TokenizerConfig(Config):
     """Train the one tokenizer that everything later uses."""
 
-    not_identity: ClassVar[frozenset[str]] = frozenset({"description", "corpus_dirs", "output_dir", "fresh"})
+    not_identity: ClassVar[frozenset[str]] = frozenset(
+        {"description", "samples", "corpus_dirs", "output_dir", "fresh"}  # corpora count by their contents
+    )
 
     description: str = ""
     """What this tokenizer is for."""
-    corpus_dirs: tuple[Path, ...] = Field(min_length=1)
-    """Corpora to learn from (01_prepare_corpus.py)."""
+    samples: Annotated[tuple[SampleConfig, ...], FileOnly] = ()
+    """Corpora to learn from, prepared first."""
+    corpus_dirs: tuple[Path, ...] = ()
+    """Corpora to learn from that are there already (01_prepare_corpus.py)."""
     output_dir: Path = Path("data/tokenizer")
     """Where the tokenizer goes."""
     name: str = Field(default="spm32k", pattern=r"^[A-Za-z0-9_-]+$")
@@ -45,16 +60,23 @@ class TokenizerConfig(Config):
     max_bytes: int = Field(default=500_000_000, gt=0)
     """Learn from about this much text in all; less where a corpus is too small for its weight."""
     corpus_weights: tuple[float, ...] | None = None
-    """Share of the text that each corpus gives, in the order of corpus_dirs; default: their sizes."""
+    """Share of the text that each corpus gives, samples first, then corpus_dirs; default: their sizes."""
     character_coverage: float = Field(default=0.9995, ge=0.98, le=1)
     """Share of characters that get a piece of their own; the rest is spelled in bytes."""
     fresh: bool = False
     """Replace the tokenizer; everything made with the old one then has to be made again."""
 
+    @property
+    def corpora(self) -> tuple[Path, ...]:
+        """All corpora to learn from."""
+        return (*(sample.output_dir for sample in self.samples), *self.corpus_dirs)
+
     @model_validator(mode="after")
-    def _one_weight_each(self) -> Self:
+    def _corpora_and_a_weight_for_each(self) -> Self:
+        if not self.corpora:
+            raise ValueError("corpus_dirs is missing (or samples): there is nothing to learn from")
         weights = self.corpus_weights
-        if weights is not None and (len(weights) != len(self.corpus_dirs) or min(weights) <= 0):
+        if weights is not None and (len(weights) != len(self.corpora) or min(weights) <= 0):
             raise ValueError("corpus_weights needs one number above zero per corpus, in their order")
         return self
 
@@ -66,7 +88,10 @@ def train_tokenizer(config: TokenizerConfig) -> Manifest:
         IntegrityError: another tokenizer stands there (it is frozen), or a corpus is damaged.
         DataError: the text does not support the vocabulary.
     """
-    inputs = [artifact_input(_existing(path), config.output_dir) for path in config.corpus_dirs]
+    for sample in config.samples:
+        corpus = CorpusConfig.load(sample.corpus, output_dir=str(sample.output_dir))
+        prepare_corpus(corpus.within(sample.max_bytes))
+    inputs = [artifact_input(_existing(path), config.output_dir) for path in config.corpora]
     with Workspace(config.output_dir, TOKENIZER, config, inputs, fresh=config.fresh) as work:
         try:
             done = work.finished()
@@ -104,12 +129,12 @@ def _existing(path: Path) -> Path:
 
 def _sample(config: TokenizerConfig) -> Iterator[str]:
     """Yield documents: all of them, or those whose content hash falls under the share wanted of their corpus."""
-    sizes = [read_manifest(path, "corpus", "prepare it again").counts["bytes"] for path in config.corpus_dirs]
+    sizes = [read_manifest(path, "corpus", "prepare it again").counts["bytes"] for path in config.corpora]
     weights = config.corpus_weights or [max(1, size) for size in sizes]
     per_weight = min(config.max_bytes / sum(weights), *(size / w for size, w in zip(sizes, weights, strict=True)))
     wanted = [per_weight * weight for weight in weights]
     with progress("tokenizer: reading", total=sum(wanted), unit="MB", scale=1e6) as bar:
-        for path, size, share in zip(config.corpus_dirs, sizes, wanted, strict=True):
+        for path, size, share in zip(config.corpora, sizes, wanted, strict=True):
             for document in read_documents(path):
                 data = document.text.encode()
                 if share >= size or unit_interval(0, "tokenizer sample", data) < share / size:

@@ -5,10 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import zstandard
+from tests.corpora import PLAIN
 
-from lumi.artifacts import Workspace, file_input
-from lumi.config import Config
+from lumi.corpus import CorpusConfig, prepare_corpus
 from lumi.data import PackConfig, ShardedTokenizedDataset, pack_dataset
 from lumi.model import ModelConfig, count_parameters, create_model
 from lumi.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
@@ -25,21 +24,12 @@ def made(tmp_path_factory):
     texts = [
         " ".join(WORDS[(n * k + k) % len(WORDS)] for k in range(30)) + f".\n  Na\u00efve {n}.\n" for n in range(60)
     ]
-    raw = root / "raw.txt"
-    raw.write_text("\n".join(texts), encoding="utf8")
-    lines = "".join(
-        json.dumps({"id": str(n), "text": t, "source": "test", "metadata": {}}) + "\n" for n, t in enumerate(texts)
-    )
+    raw = root / "raw.jsonl"
+    raw.write_text("".join(json.dumps({"text": text}) + "\n" for text in [*texts, "x", "y", "z", *texts[:2]]))
     corpus = root / "corpus"
-    with Workspace(corpus, "corpus", Config(), [file_input(raw, corpus)]) as work:
-        (work.open() / "shard_00000.jsonl.zst").write_bytes(zstandard.compress(lines.encode()))
-        work.record("shard_00000.jsonl.zst", rows=len(texts))
-        counts = {
-            "documents": len(texts),
-            "bytes": sum(len(t.encode()) for t in texts),
-            "dropped": {"too_short": 3, "exact_duplicate": 2},
-        }
-        work.publish(counts=counts, versions={})
+    source = {"name": "test", "kind": "jsonl", "files": [str(raw)], "licence": "CC0 of the tests"}
+    values = {"name": "c", "sources": [source], **PLAIN, "min_characters": 5, "output_dir": str(corpus)}
+    prepare_corpus(CorpusConfig.from_values(values, "test"))
     train_tokenizer(TokenizerConfig(corpus_dirs=(corpus,), output_dir=root / "tokenizer", vocab_size=360))
     pack = PackConfig(
         corpus_dir=corpus,

@@ -86,9 +86,13 @@ def test_what_it_shows(run, made):
     assert "not recorded on this machine" in page  # utilisation on a CPU
     for artifact in (made.packed, made.root / "corpus", made.tokenizer):
         assert f'<span class="path">{artifact.name}</span>' in page
-    assert "raw.txt" in page
+    assert "raw.jsonl" in page
     assert "every link below was checked" in page
-    assert "Too short" in page
+    assert "CC0 of the tests" in page
+    for rule in ("Too short", "Exact duplicate"):
+        assert f"<td>{rule}</td>" in page
+    assert 'aria-label="Length of a document"' in page
+    assert "min_characters" in page  # the config that made the corpus
     assert "Bytes per token prose" in page
 
 
