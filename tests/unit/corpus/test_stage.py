@@ -1,6 +1,7 @@
 """The stage as a whole: budgets, counts, progress, and a corpus that was damaged afterwards."""
 
 import json
+import shutil
 
 import pytest
 from tests.corpora import PLAIN
@@ -171,3 +172,107 @@ def test_the_same_command_again_is_up_to_date_and_changed_input_is_noticed(tmp_p
 def test_impossible_configs_are_refused_before_any_work(tmp_path, sources, settings, message):
     with pytest.raises(ConfigError, match=message):
         config(tmp_path, *sources, **settings)
+
+
+def test_a_hub_source_goes_on_behind_its_last_segment(tmp_path, monkeypatch):
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    folder = tmp_path / "hub/data"
+    folder.mkdir(parents=True)
+    texts = [f"{n:04d} ".ljust(100, "x") for n in range(1000)]
+    for part in range(2):
+        table = pyarrow.table({"text": texts[500 * part : 500 * part + 500]})
+        parquet.write_table(table, folder / f"train-0000{part}-of-00002.parquet")
+    monkeypatch.setattr(stage_module, "_CHUNK_BYTES", 10_000)
+    source = {"kind": "hub", "dataset": str(tmp_path / "hub"), "files": []}
+    made = config(tmp_path, source, shard_bytes=20_000)
+    read_source, positions = stage_module.read_source, []
+
+    def cut(*args, **settings):
+        positions.append(settings["position"])
+        for number, row in enumerate(read_source(*args, **settings)):
+            if len(positions) == 1 and number == 700:
+                raise KeyboardInterrupt
+            yield row
+
+    monkeypatch.setattr(stage_module, "read_source", cut)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_corpus(made)
+    prepare_corpus(made)
+    assert positions[0] is None
+    assert positions[1]["rows"] > 200
+    assert [document.text for document in read_documents(tmp_path / "out")] == [text.rstrip() for text in texts]
+
+
+def test_files_at_hand_are_read_instead_of_the_hub(tmp_path, raw, capsys):
+    source = {"kind": "hub", "dataset": "nobody/nothing", "files": [str(tmp_path / "nowhere"), str(raw)]}
+    assert prepare_corpus(config(tmp_path, source)).counts["documents"] == 200
+    assert f"reading {raw} instead of the hub" in " ".join(capsys.readouterr().err.split())
+
+
+def test_too_small_a_disk_is_said_before_any_work(tmp_path, raw, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=10_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(DataError, match=r"about 0\.0 GB") as error:
+        prepare_corpus(config(tmp_path, {"files": [str(raw)]}))
+    assert "max_bytes" in error.value.way_out
+    assert [path.name for path in tmp_path.iterdir()] == [raw.name]
+    assert prepare_corpus(config(tmp_path, {"files": [str(raw)], "max_bytes": 5000})).counts["documents"] == 50
+
+
+def write_texts(path, *texts):
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf8")
+    return {"files": [str(path)]}
+
+
+ENGLISH = "The old harbour had a light that burned all night, and the boats came home to it with their nets."
+GERMAN = "Der alte Hafen hatte ein Licht, das die ganze Nacht brannte, und die Boote kamen mit ihren Netzen heim."
+
+
+def test_other_languages_are_dropped_and_all_are_counted(tmp_path):
+    source = write_texts(tmp_path / "a.jsonl", ENGLISH, GERMAN)
+    counts = prepare_corpus(config(tmp_path, source, languages=["en"])).counts
+    assert (counts["dropped"], counts["languages"]) == ({"language": 1}, {"de": 1, "en": 1})
+    assert [document.text for document in read_documents(tmp_path / "out")] == [ENGLISH]
+
+
+def test_what_a_test_set_has_is_cut_and_one_that_is_not_there_is_named(tmp_path, capsys):
+    sets = tmp_path / "sets"
+    sets.mkdir()
+    declared = {"title": "T", "licence": "none", "citation": "none", "dataset": "a/b", "split": "test"}
+    for name in ("here", "gone"):
+        layout = {"files": [f"{name}.jsonl"], "format": "jsonl", "texts": ["{text}"]}
+        (sets / f"{name}.json").write_text(json.dumps({**declared, "name": name, "layouts": [layout]}))
+    write_texts(tmp_path / "here.jsonl", ENGLISH)
+    source = write_texts(
+        tmp_path / "a.jsonl", f"One.\n\n{ENGLISH.upper()}\n\n{'Two. ' * 40}", f"{ENGLISH}\n\nToo much."
+    )
+    settings = {"evaluation_sets": str(sets), "evaluation_data": str(tmp_path)}
+    counts = prepare_corpus(config(tmp_path, source, decontamination=settings)).counts
+    assert counts["cut"] == {"here": 2}
+    assert counts["dropped"] == {"contaminated": 1}
+    assert counts["decontamination"]["not_checked"] == ["gone"]
+    assert [document.text for document in read_documents(tmp_path / "out")] == [f"One.\n\n{long}"]
+    card = (tmp_path / "out/DATA_CARD.md").read_text()
+    assert "**Not checked**, because the sets were not there: gone" in card
+    assert "THE OLD HARBOUR" in card
+    assert "not checked, because not there: gone" in capsys.readouterr().err
+    with pytest.raises(DataError, match=r"requires are not in .*: gone"):
+        prepare_corpus(config(tmp_path, source, decontamination={**settings, "require": True}))
+
+
+def test_an_unknown_rule_is_one_clear_error(tmp_path):
+    with pytest.raises(ConfigError, match=r"quality\.gopher_nonsense: unknown key"):
+        config(tmp_path, write_texts(tmp_path / "a.jsonl", ENGLISH), quality={"gopher_nonsense": 1})
+
+
+def test_everything_at_once_is_in_the_card(tmp_path):
+    other = "Nobody in that town would have believed the story. So she told it to the sea instead."
+    source = write_texts(tmp_path / "a.jsonl", f"{ENGLISH} {other}", f"{ENGLISH.upper()} {other}", GERMAN, "Bad. " * 9)
+    on = {"quality": {"gopher_few_words": 5}, "near_duplicates": {}, "cleaning": {}, "languages": ["en"]}
+    manifest = prepare_corpus(config(tmp_path, source, **on))
+    card = (tmp_path / "out/DATA_CARD.md").read_text()
+    for word in ("gopher_", "## Near duplicates", "## Languages", "quality_tokens.svg", '"languages": ['):
+        assert word in card
+    assert all(f"({out.file})" in card for out in manifest.files(suffix=".svg"))
