@@ -245,9 +245,8 @@ def test_what_a_test_set_has_is_cut_and_one_that_is_not_there_is_named(tmp_path,
         layout = {"files": [f"{name}.jsonl"], "format": "jsonl", "texts": ["{text}"]}
         (sets / f"{name}.json").write_text(json.dumps({**declared, "name": name, "layouts": [layout]}))
     write_texts(tmp_path / "here.jsonl", ENGLISH)
-    source = write_texts(
-        tmp_path / "a.jsonl", f"One.\n\n{ENGLISH.upper()}\n\n{'Two. ' * 40}", f"{ENGLISH}\n\nToo much."
-    )
+    long = ("Two. " * 40).strip()
+    source = write_texts(tmp_path / "a.jsonl", f"One.\n\n{ENGLISH.upper()}\n\n{long}", f"{ENGLISH}\n\nToo much.")
     settings = {"evaluation_sets": str(sets), "evaluation_data": str(tmp_path)}
     counts = prepare_corpus(config(tmp_path, source, decontamination=settings)).counts
     assert counts["cut"] == {"here": 2}
