@@ -197,10 +197,11 @@ def _finish(axes: "Axes", title: str, x_label: str, y_label: str) -> None:
 
 
 def _label_log(axis: "Axis") -> None:
-    """Label 1, 2 and 5 of each power of ten, in plain numbers."""
+    """Label 1, 2 and 5 of each power of ten, in plain numbers; of many powers, 1 alone."""
     from matplotlib.ticker import LogLocator, NullLocator
 
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1.0,) if high > 20_000 * max(low, 1e-300) else (1.0, 2.0, 5.0)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(_count)
 

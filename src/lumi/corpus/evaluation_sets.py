@@ -69,7 +69,7 @@ def load_evaluation_sets(folder: Path) -> list[EvaluationSet]:
     if not folder.is_dir():
         raise ConfigError(
             f"no evaluation sets are declared: there is no folder {folder}",
-            "run from the project's folder, give another one by --evaluation_sets, or --decontaminate False",
+            "run from the project's folder, give another one by --evaluation_sets, or pass --no_decontaminate",
         )
     sets = [EvaluationSet.load(path) for path in sorted(folder.glob("*.json"))]
     names = [one.name for one in sets]

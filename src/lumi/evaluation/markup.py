@@ -48,10 +48,15 @@ def facts(rows: Sequence[tuple[str, str]]) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table, first column left, numbers right; it scrolls by itself on a narrow screen."""
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    """Return a table, words left and numbers right; it scrolls by itself on a narrow screen."""
+    is_words = [any(row[column].strip("0123456789.,-+% ") for row in rows) for column in range(len(header))]
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        marks = (' class="words"' if words else "" for words in is_words)
+        return "".join(f"<{tag}{mark}>{escape(cell)}</{tag}>" for mark, cell in zip(marks, cells, strict=True))
+
+    body = "".join(f"<tr>{line('td', row)}</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{line("th", header)}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def folded(title: str, text: str) -> str:

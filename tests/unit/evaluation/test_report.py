@@ -90,7 +90,7 @@ def test_what_it_shows(run, made):
     assert "every link below was checked" in page
     assert "CC0 of the tests" in page
     for rule in ("Too short", "Exact duplicate"):
-        assert f"<td>{rule}</td>" in page
+        assert f'<td class="words">{rule}</td>' in page
     assert 'aria-label="Length of a document"' in page
     assert "min_characters" in page  # the config that made the corpus
     assert "Bytes per token prose" in page
