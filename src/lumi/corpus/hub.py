@@ -27,7 +27,7 @@ from typing import Any
 
 from lumi.artifacts import Input, canonical_json, sha256_bytes, sha256_file
 from lumi.corpus.config import SourceConfig
-from lumi.corpus.sources import Position, RawRow
+from lumi.corpus.rows import Position, RawRow
 from lumi.errors import DataError
 from lumi.progress import say
 

@@ -21,8 +21,8 @@ from lumi.corpus.document import Document
 from lumi.corpus.language import languages_of
 from lumi.corpus.minhash import bands_of
 from lumi.corpus.quality import bins_of, verdicts
+from lumi.corpus.rows import RawRow
 from lumi.corpus.rules import judge
-from lumi.corpus.sources import RawRow
 from lumi.corpus.statistics import statistics_of
 from lumi.corpus.words import Words
 from lumi.workers import Shared

@@ -28,7 +28,7 @@ from lumi.corpus.counts import SourceCounts
 from lumi.corpus.minhash import BANDS
 from lumi.corpus.outcome import Outcome
 from lumi.corpus.quality import HISTOGRAMS
-from lumi.corpus.sources import Position
+from lumi.corpus.rows import Position
 
 _FOLDER = "staged"
 _FAST = 1  # zstd's level for files that are read once

@@ -4,14 +4,15 @@ import importlib.metadata
 import itertools
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from lumi.artifacts import Input, canonical_json, file_input, sha256_bytes
 from lumi.corpus.compression import COMPRESSED, UNREADABLE, OnRead, ignore, open_any
 from lumi.corpus.config import SourceConfig
+from lumi.corpus.hub import hub_input, hub_revision, read_hub
+from lumi.corpus.rows import Position, RawRow
 from lumi.corpus.synthetic import synthetic_documents
 from lumi.errors import DataError
 from lumi.progress import say
@@ -23,18 +24,6 @@ _SUFFIXES = {
     "parquet": (".parquet",),
     "text": (".txt", ".md", ".text", ".raw"),
 }
-
-
-Position = dict[str, Any]  # JSON; where a stream stands
-
-
-@dataclass(frozen=True, slots=True)
-class RawRow:
-    """One row as it was read: JSON bytes still to be parsed, or values already taken apart."""
-
-    place: str  # file and line, for messages
-    data: bytes | dict[str, Any]
-    position: Position | None = None  # hub: from which reading goes on behind this row
 
 
 def at_hand(source: SourceConfig) -> SourceConfig:
@@ -89,8 +78,6 @@ def source_inputs(source: SourceConfig, relative_to: Path) -> list[Input]:
     if source.kind in ("text", "jsonl", "parquet"):
         return [file_input(path, relative_to) for path in find_files(source)]
     if source.kind == "hub":
-        from lumi.corpus.hub import hub_input
-
         return [hub_input(source)]
     if source.kind == "synthetic":
         return [Input(path="synthetic", sha256=sha256_bytes(canonical_json([source.seed, source.max_bytes])))]
@@ -129,8 +116,6 @@ def read_source(
         DataError: a file cannot be read or decompressed, or a package is missing.
     """
     if source.kind == "hub":
-        from lumi.corpus.hub import hub_revision, read_hub
-
         rows = read_hub(source, hub_revision(inputs[0]), position)
         yield from itertools.islice(rows, 0 if position else skip, None)
     else:

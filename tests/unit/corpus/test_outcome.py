@@ -11,7 +11,7 @@ from tests.corpora import PLAIN
 
 from lumi.corpus.config import CorpusConfig
 from lumi.corpus.outcome import outcomes_of
-from lumi.corpus.sources import RawRow
+from lumi.corpus.rows import RawRow
 
 
 def outcome(data, **source):
