@@ -25,7 +25,15 @@ def raw(tmp_path_factory):
     path.write_text("\n".join(rows) + "\n")
     (path.parent / "sets").mkdir()
     layout = {"files": ["test.jsonl"], "format": "jsonl", "texts": ["{text}"]}
-    declared = {"name": "test", "title": "T", "licence": "none", "citation": "none", "dataset": "a/b", "split": "test"}
+    declared = {
+        "name": "test",
+        "title": "T",
+        "licence": "none",
+        "citation": "none",
+        "dataset": "a/b",
+        "split": "test",
+        "num_texts": 1,
+    }
     (path.parent / "sets/test.json").write_text(json.dumps({**declared, "layouts": [layout]}))
     (path.parent / "test.jsonl").write_text(json.dumps({"text": "word77 " * 13}) + "\n")
     return path

@@ -165,10 +165,9 @@ def _decontamination(totals: Mapping[str, Any], counts: Mapping[str, SourceCount
             "| test set | texts | too short to look for | paragraphs cut |",
             "| --- | ---: | ---: | ---: |",
         ]
-        lines += [
-            f"| {name} | {one['texts']:,} | {one['too_short_to_look_for']:,} | {one['paragraphs_cut']:,} |"
-            for name, one in about["checked"].items()
-        ]
+        for name, one in about["checked"].items():
+            numbers = f"{one['too_short_to_look_for']:,} | {one['paragraphs_cut']:,}"
+            lines.append(f"| {name} | {one['texts']:,} of {one['texts_of_the_whole_set']:,} | {numbers} |")
         lines.append("")
         for source, count in counts.items():
             for name, examples in count.cut_examples.items():

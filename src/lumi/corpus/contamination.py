@@ -5,7 +5,7 @@ to 12 words, as questions are, counts where it stands as a whole; a shorter one 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +15,7 @@ from pydantic import Field
 
 from lumi.artifacts import Input, canonical_json, sha256_bytes
 from lumi.config import Config
+from lumi.corpus.evaluation_sets import load_evaluation_sets, scored_texts
 from lumi.corpus.words import Words
 from lumi.errors import DataError
 from lumi.progress import say
@@ -75,10 +76,12 @@ class ScoredTexts:
     Attributes:
         texts: by test set.
         missing: the test sets that are not there.
+        whole: how many texts each set has when all of it is there.
     """
 
     texts: Mapping[str, Sequence[str]]
     missing: tuple[str, ...] = ()
+    whole: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def inputs(self) -> list[Input]:
@@ -95,16 +98,27 @@ class ScoredTexts:
     def tell(self) -> None:
         """Say on screen what is checked and what is not."""
         if self.texts:
-            say(f"decontamination: {', '.join(self.texts)}")
+            say(f"decontamination: {', '.join(map(self._told, self.texts))}")
         if self.missing:
             say(f"not checked, because not there: {', '.join(self.missing)}")
+
+    def _told(self, name: str) -> str:
+        part = f" ({len(self.texts[name]):,} of {self.whole[name]:,} texts)" if self.is_partial(name) else ""
+        return name + part
+
+    def is_partial(self, name: str) -> bool:
+        """Return whether only a part of a set is there."""
+        return len(self.texts[name]) < self.whole.get(name, 0)
 
     def summary(self, cut: Mapping[str, int]) -> dict[str, Any]:
         """Return what the manifest says of them; ``cut`` is how many paragraphs were, by test set."""
         checked = {}
         for name, texts in self.texts.items():
             short = int((Words.of(list(texts)).counts < FEWEST).sum())
-            checked[name] = {"texts": len(texts), "too_short_to_look_for": short, "paragraphs_cut": cut.get(name, 0)}
+            checked[name] = {
+                "texts": len(texts), "texts_of_the_whole_set": self.whole.get(name, len(texts)),
+                "too_short_to_look_for": short, "paragraphs_cut": cut.get(name, 0),
+            }  # fmt: skip
         return {"checked": checked, "not_checked": list(self.missing)}
 
 
@@ -117,22 +131,24 @@ def read_scored_texts(config: DecontaminationConfig) -> ScoredTexts:
     """
     if not config.decontaminate:
         return ScoredTexts({})
-    from lumi.corpus.evaluation_sets import load_evaluation_sets, scored_texts
-
     found: dict[str, Sequence[str]] = {}
     missing = []
-    for declared in load_evaluation_sets(config.evaluation_sets):
+    sets = load_evaluation_sets(config.evaluation_sets)
+    for declared in sets:
         texts = scored_texts(declared, config.evaluation_data)
         if texts is None:
             missing.append(declared.name)
         else:
             found[declared.name] = texts
-    if missing and config.require:
+    whole = {declared.name: declared.num_texts for declared in sets}
+    scored = ScoredTexts(found, tuple(missing), whole)
+    lacking = [*missing, *(f"{name} (a part of it is)" for name in found if scored.is_partial(name))]
+    if lacking and config.require:
         raise DataError(
-            f"test sets that decontamination requires are not in {config.evaluation_data}: {', '.join(missing)}",
+            f"test sets that decontamination requires are not in {config.evaluation_data}: {', '.join(lacking)}",
             f"put them there (each file in {config.evaluation_sets} says from where), or leave out --require",
         )
-    return ScoredTexts(found, tuple(missing))
+    return scored
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,34 +9,55 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from lumi.config import Config
 from lumi.corpus.compression import COMPRESSED, UNREADABLE, open_any
 from lumi.errors import ConfigError, DataError
 
 _SLOT = re.compile(r"\{([^{}]*)\}")
-_PATH = re.compile(r"(?P<fields>\w+(?:\.\w+)*)(?:\[(?P<index>\w+|\*)\])?")
+_PATH = re.compile(r"(?P<fields>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)(?:\[(?P<index>\w+|\*)\])?")
+
+
+def _check_template(template: str) -> str:
+    slots = _SLOT.findall(template)
+    if wrong := [slot for slot in slots if not _PATH.fullmatch(slot)]:
+        raise ValueError(f"{{{wrong[0]}}} names no field: use {{name}}, {{name.name}}, {{name[0]}}, {{name[other]}}")
+    if not slots or set("{}") & set(_SLOT.sub("", template)):
+        raise ValueError("a template has fields in braces, each closed")
+    return template
+
+
+def _check_glob(pattern: str) -> str:
+    if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
+        raise ValueError("a glob stays below the data folder")
+    return pattern
+
+
+Template = Annotated[str, AfterValidator(_check_template)]
+Glob = Annotated[str, Field(min_length=1), AfterValidator(_check_glob)]
 
 
 class Layout(Config):
     """One form in which a set may be at hand."""
 
-    files: tuple[str, ...] = Field(min_length=1)
+    files: tuple[Glob, ...] = Field(min_length=1)
     """Globs below the data folder; all files of the first that finds one are read, compressed or not."""
     format: Literal["jsonl", "json", "parquet", "lines"]
     """One JSON object a line; one JSON list of objects; parquet; plain text, whose lines are the field `text`."""
-    texts: tuple[str, ...] = Field(min_length=1)
+    texts: tuple[Template, ...] = Field(min_length=1)
     """Scored texts of a row, with fields in braces: {question}, {choices.text[*]} (each of a list),
     {endings[label]} (the one that another field names), {choices[0]}."""
     after: str = ""
-    """What stands before this in a text, and this, is the set's own phrase, not scored."""
+    """What stands before this in a text, and this, is the set's own phrase, not scored; it must be there."""
     before: str = ""
     """The same for what stands from this on."""
-    fill: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    fill: dict[Annotated[str, Field(min_length=1)], tuple[Template, ...]] = Field(default_factory=dict)
     """A blank and what may stand in it, each a text of its own: {"_": ["{option1}", "{option2}"]}."""
+    may_be_blank: bool = False
+    """Rows without text belong to the form, as WikiText's empty lines on the hub, and are left out."""
 
 
 class EvaluationSet(Config):
@@ -56,6 +77,8 @@ class EvaluationSet(Config):
     """Its configuration there."""
     split: str
     """The split that scores are reported on."""
+    num_texts: int = Field(gt=0)
+    """Scored texts of the whole split, as `layouts` gives them: what is less is only a part of it."""
     layouts: tuple[Layout, ...] = Field(min_length=1)
     """Forms in which it may be at hand, the best first."""
 
@@ -98,45 +121,79 @@ def _found(data_dir: Path, pattern: str) -> list[Path]:
     return []
 
 
-def _texts_of_file(path: Path, layout: Layout) -> Iterator[str]:
-    for place, row in _rows(path, layout.format):
+def _texts_of_file(path: Path, layout: Layout) -> list[str]:
+    texts = []
+    for place, data in _rows(path, layout.format):
         try:
-            yield from _texts_of_row(row, layout)
+            texts += _texts_of_row(_parsed(data, layout.format), layout)
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise DataError(
-                f"{path}, row {place}: not as declared: {type(error).__name__}: {error}",
+                f"{place}: not as declared: {type(error).__name__}: {error}",
                 "replace the file, or correct `layouts` in the set's config",
             ) from None
+    if not texts:
+        raise DataError(f"{path} has no text in it", "replace the file; without it the set is named as not checked")
+    return texts
 
 
-def _rows(path: Path, kind: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(path: Path, kind: str) -> Iterator[tuple[str, Any]]:
+    """Yield where each row stands and what is there: bytes of a line, or the row itself."""
     try:
         if kind == "parquet":
-            import pyarrow.parquet as parquet
-
-            yield from enumerate(parquet.read_table(path).to_pylist(), 1)
+            yield from ((f"{path}, row {number}", row) for number, row in enumerate(_parquet_rows(path), 1))
             return
         with open_any(path) as file:
             if kind == "json":
-                yield from enumerate(json.loads(file.read()), 1)
+                rows = json.loads(file.read())
+                if not isinstance(rows, list):
+                    raise ValueError(f"a JSON list of rows is declared, not a {type(rows).__name__}")
+                yield from ((f"{path}, row {number}", row) for number, row in enumerate(rows, 1))
                 return
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, {"text": line.decode()} if kind == "lines" else json.loads(line)
+            yield from ((f"{path}:{number}", line) for number, line in enumerate(file, 1) if line.strip())
     except (*UNREADABLE, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}", "replace the file") from None
+
+
+def _parquet_rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise DataError(f"{path} needs pyarrow, which is not installed", "pip install 'lumi-lab[parquet]'") from None
+    rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
+    return rows
+
+
+def _parsed(data: Any, kind: str) -> dict[str, Any]:
+    if kind == "lines":
+        return {"text": data.decode()}
+    row = json.loads(data) if kind == "jsonl" else data
+    if not isinstance(row, dict):
+        raise TypeError(f"a row is an object, not a {type(row).__name__}")
+    return row
 
 
 def _texts_of_row(row: dict[str, Any], layout: Layout) -> list[str]:
     texts = [text for template in layout.texts for text in _filled(template, row)]
     if layout.after:
-        texts = [text.partition(layout.after)[2] or text for text in texts]
+        texts = [_parts(text, layout.after)[1] for text in texts]
     if layout.before:
-        texts = [text.partition(layout.before)[0] for text in texts]
+        texts = [_parts(text, layout.before)[0] for text in texts]
     for blank, templates in layout.fill.items():
         fillings = [filling for template in templates for filling in _filled(template, row)]
+        if any(blank not in text for text in texts):
+            raise ValueError(f"{blank!r} is not in the text")
         texts = [text.replace(blank, filling) for text in texts for filling in fillings]
-    return [text.strip() for text in texts]
+    texts = [text.strip() for text in texts]
+    if not layout.may_be_blank and not all(texts):
+        raise ValueError("a text is blank")
+    return [text for text in texts if text]
+
+
+def _parts(text: str, mark: str) -> tuple[str, str]:
+    before, found, after = text.partition(mark)
+    if not found:
+        raise ValueError(f"{mark!r} is not in the text")
+    return before, after
 
 
 def _filled(template: str, row: dict[str, Any]) -> list[str]:
@@ -152,16 +209,27 @@ def _filled(template: str, row: dict[str, Any]) -> list[str]:
 
 def _values(path: str, row: dict[str, Any]) -> list[str]:
     match = _PATH.fullmatch(path)
-    if match is None:
-        raise ValueError(f"{{{path}}} names no field")
+    assert match is not None  # the config was checked
     value: Any = row
     for name in match["fields"].split("."):
         value = value[name]
     index = match["index"]
+    values = [value] if index is None else _chosen(value, index, row)
+    for one in values:
+        if not isinstance(one, (str, int, float)):
+            raise TypeError(f"{{{path}}} is no text but a {type(one).__name__}")
+    return [str(one) for one in values]
+
+
+def _chosen(values: Any, index: str, row: dict[str, Any]) -> list[Any]:
+    """Return one of a list, or all of it; a negative index, which Python would take, is a missing label."""
+    if not isinstance(values, list):
+        raise TypeError(f"[{index}] is of a list, not of a {type(values).__name__}")
+    if not values:
+        raise ValueError(f"[{index}] is of an empty list")
     if index == "*":
-        return [str(one) for one in value]
-    if index is not None:
-        value = value[int(index if index.isdigit() else row[index])]
-    if not isinstance(value, (str, int, float)):
-        raise TypeError(f"{{{path}}} is no text but a {type(value).__name__}")
-    return [str(value)]
+        return values
+    number = int(index if index.isdigit() else row[index])
+    if not 0 <= number < len(values):
+        raise IndexError(f"[{index}] is {number}, and there are {len(values)}")
+    return [values[number]]

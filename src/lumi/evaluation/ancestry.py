@@ -68,8 +68,9 @@ def _decontamination(about: Mapping[str, Any], examples: Mapping[str, Mapping[st
     rows = []
     for name, one in about.get("checked", {}).items():
         shown = [text for source in examples.values() for text in source.get(name, [])]
-        numbers = [f"{one[key]:,}" for key in ("texts", "too_short_to_look_for", "paragraphs_cut")]
-        rows.append([name, *numbers, " / ".join(_line(text) for text in shown[:3])])
+        numbers = [f"{one[key]:,}" for key in ("too_short_to_look_for", "paragraphs_cut")]
+        there = f"{one['texts']:,} of {one['texts_of_the_whole_set']:,}"
+        rows.append([name, there, *numbers, " / ".join(_line(text) for text in shown[:3])])
     header = ["test set", "texts", "too short to look for", "paragraphs cut", "for example"]
     parts = [table(header, rows)] if rows else []
     if missing := about.get("not_checked"):

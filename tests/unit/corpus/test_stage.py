@@ -240,7 +240,7 @@ def test_other_languages_are_dropped_and_all_are_counted(tmp_path):
 def test_what_a_test_set_has_is_cut_and_one_that_is_not_there_is_named(tmp_path, capsys):
     sets = tmp_path / "sets"
     sets.mkdir()
-    declared = {"title": "T", "licence": "none", "citation": "none", "dataset": "a/b", "split": "test"}
+    declared = {"title": "T", "licence": "none", "citation": "none", "dataset": "a/b", "split": "test", "num_texts": 2}
     for name in ("here", "gone"):
         layout = {"files": [f"{name}.jsonl"], "format": "jsonl", "texts": ["{text}"]}
         (sets / f"{name}.json").write_text(json.dumps({**declared, "name": name, "layouts": [layout]}))
@@ -256,8 +256,11 @@ def test_what_a_test_set_has_is_cut_and_one_that_is_not_there_is_named(tmp_path,
     card = (tmp_path / "out/DATA_CARD.md").read_text()
     assert "**Not checked**, because the sets were not there: gone" in card
     assert "THE OLD HARBOUR" in card
-    assert "not checked, because not there: gone" in capsys.readouterr().err
-    with pytest.raises(DataError, match=r"requires are not in .*: gone"):
+    assert "| here | 1 of 2 | 0 | 2 |" in card
+    said = " ".join(capsys.readouterr().err.split())
+    assert "decontamination: here (1 of 2 texts)" in said
+    assert "not checked, because not there: gone" in said
+    with pytest.raises(DataError, match=r"requires are not in .*: gone, here \(a part of it is\)"):
         prepare_corpus(config(tmp_path, source, decontamination={**settings, "require": True}))
 
 
