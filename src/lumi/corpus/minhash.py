@@ -7,6 +7,7 @@ Two texts whose shingle sets have Jaccard similarity J share at least one band w
 """
 
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +17,9 @@ from lumi.corpus.words import Words, mixed
 SHINGLE = 5  # words
 BANDS = 20
 ROWS = 5  # hashes in a band
+SKETCH = 256  # hashes that candidates are compared by before they are verified
 _SEED = 0x6C756D69
-_MULTIPLIERS = (
-    np.random.Generator(np.random.Philox(_SEED)).integers(1 << 63, size=BANDS * ROWS, dtype=np.uint64) * 2 + 1
-)
+_MULTIPLIERS = np.random.Generator(np.random.Philox(_SEED)).integers(1 << 63, size=SKETCH, dtype=np.uint64) * 2 + 1
 _NONE = np.uint64(0)  # the band of a text without a word
 
 
@@ -47,19 +47,38 @@ def shingle_sets(words: Words) -> list[NDArray[np.uint64]]:
 
 def bands_of(words: Words) -> NDArray[np.uint64]:
     """Return the bands of each text, [BANDS, texts]; 0 stands for a text without a word."""
-    hashes, starts = _shingles(words)
-    bands = np.full((BANDS, len(starts) - 1), _NONE)
-    filled = np.flatnonzero(np.diff(starts))
-    if not len(filled):
-        return bands
-    first = starts[filled]
-    for band in range(BANDS):
-        key = np.full(len(filled), band + 1, dtype=np.uint64)
-        for multiplier in _MULTIPLIERS[band * ROWS : (band + 1) * ROWS]:
-            # Multiplying by an odd number permutes the 64-bit numbers.
-            key = mixed(key ^ np.minimum.reduceat(hashes * multiplier, first))
-        bands[band, filled] = key
+    bands = np.repeat(np.arange(1, BANDS + 1, dtype=np.uint64)[:, None], len(words.counts), axis=1)
+    for number, least in enumerate(_minima(words, BANDS * ROWS)):
+        bands[number // ROWS] = mixed(bands[number // ROWS] ^ least)
+    bands[:, words.counts == 0] = _NONE
     return bands
+
+
+def sketches_of(words: Words) -> NDArray[np.uint16]:
+    """Return 16 bits of each of `SKETCH` minima of each text, [texts, SKETCH]: what many candidates are compared by."""
+    return np.stack([(least >> np.uint64(48)).astype(np.uint16) for least in _minima(words, SKETCH)], axis=1)
+
+
+def least_agreement(similarity: float) -> int:
+    """Return the fewest equal numbers in the sketches of two texts of at least this Jaccard similarity.
+
+    Six standard deviations below their mean: fewer come once in a thousand million pairs.
+    """
+    return int(SKETCH * similarity - 6 * (SKETCH * similarity * (1 - similarity)) ** 0.5)
+
+
+def _minima(words: Words, count: int) -> Iterator[NDArray[np.uint64]]:
+    """Yield the least of each text's hashes, [texts], under one permutation after the other; 0 for a text without any.
+
+    Multiplying by an odd number permutes the 64-bit numbers; the high bits of the products are what the order is by.
+    """
+    hashes, starts = _shingles(words)
+    filled = np.flatnonzero(np.diff(starts))
+    for multiplier in _MULTIPLIERS[:count]:
+        least = np.zeros(len(starts) - 1, dtype=np.uint64)
+        if len(filled):
+            least[filled] = np.minimum.reduceat(hashes * multiplier, starts[filled])
+        yield least
 
 
 def jaccard(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> float:

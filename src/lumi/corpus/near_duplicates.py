@@ -11,18 +11,30 @@ anything of the others.
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from lumi.config import Config
-from lumi.corpus.minhash import BANDS, jaccard
+from lumi.corpus.minhash import BANDS, jaccard, least_agreement
 
 _BUDGET = 8_000_000  # band keys sorted at once: 130 MB
 
-Set = NDArray[np.uint64]
+_MANY = 8  # candidates that are compared one by one
+
+
+class Shingles(Protocol):
+    """What is known of candidates."""
+
+    def of(self, text: int) -> NDArray[np.uint64]:
+        """Return the shingle set of a text, ascending."""
+        ...
+
+    def sketches(self, texts: Sequence[int]) -> NDArray[np.uint16]:
+        """Return the sketches of texts, [texts, SKETCH]."""
+        ...
 
 
 class NearDuplicatesConfig(Config):
@@ -126,7 +138,7 @@ class Clusters:
 def near_duplicates(
     found: Candidates,
     order: NDArray[np.int64],
-    set_of: Callable[[int], Set],
+    shingles: Shingles,
     threshold: float,
     on_done: Callable[[int], None] = lambda number: None,
 ) -> Clusters:
@@ -135,7 +147,7 @@ def near_duplicates(
     Args:
         found: the candidates.
         order: the candidates' texts (`Candidates.distinct`) in the order in which they are asked.
-        set_of: the shingle set of a text, ascending.
+        shingles: of the candidates.
         threshold: the Jaccard similarity from which a text goes.
         on_done: told after each text.
     """
@@ -145,18 +157,8 @@ def near_duplicates(
     ends = np.searchsorted(found.texts, order, side="right")
     for text, start, end in zip(order.tolist(), starts.tolist(), ends.tolist(), strict=True):
         buckets = found.buckets[start:end].tolist()
-        others = dict.fromkeys(kept for bucket in buckets for kept in members[bucket])
-        twin = None
-        if others:
-            own = set_of(text)
-            for kept in others:
-                other = set_of(kept)
-                if min(len(own), len(other)) < threshold * max(len(own), len(other)):
-                    continue  # sets of such different sizes cannot be that similar
-                clusters.verified += 1
-                if (similarity := jaccard(own, other)) >= threshold:
-                    twin = Duplicate(text, kept, similarity)
-                    break
+        others = list(dict.fromkeys(kept for bucket in buckets for kept in members[bucket]))
+        twin = _twin(text, others, shingles, threshold, clusters)
         if twin is not None:
             clusters.duplicates.append(twin)
         else:
@@ -164,3 +166,22 @@ def near_duplicates(
                 members[bucket].append(text)
         on_done(1)
     return clusters
+
+
+def _twin(
+    text: int, others: Sequence[int], shingles: Shingles, threshold: float, clusters: Clusters
+) -> Duplicate | None:
+    """Return the first of the others that a text is a near duplicate of."""
+    if len(others) > _MANY:
+        # Pages of one template share bands by the thousand: all sketches are compared at once.
+        (own,), theirs = shingles.sketches([text]), shingles.sketches(others)
+        alike = (theirs == own).sum(axis=1) >= least_agreement(threshold)
+        others = [other for other, is_alike in zip(others, alike.tolist(), strict=True) if is_alike]
+    for other in others:
+        a, b = shingles.of(text), shingles.of(other)
+        if min(len(a), len(b)) < threshold * max(len(a), len(b)):
+            continue  # sets of such different sizes cannot be that similar
+        clusters.verified += 1
+        if (similarity := jaccard(a, b)) >= threshold:
+            return Duplicate(text, other, similarity)
+    return None

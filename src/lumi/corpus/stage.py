@@ -247,11 +247,11 @@ def _near_duplicates(
     texts = found.distinct
     if not len(texts):
         return Clusters()
-    sets = ShingleSets(work.path / "staged/shingles", segments, texts)
+    sets = ShingleSets(work.path / "staged", segments, texts)
     with progress(f"corpus {config.name}: near duplicates", total=2 * len(texts), unit="documents") as bar:
         sets.collect(pool, bar.advance)
         order = _in_order_of_id(config, segments, texts)
-        clusters = near_duplicates(found, order, sets.of, config.near_duplicates.jaccard, bar.advance)
+        clusters = near_duplicates(found, order, sets, config.near_duplicates.jaccard, bar.advance)
     sets.discard()
     return clusters
 

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lumi.corpus.minhash import BANDS, bands_of, jaccard, shingle_sets
+from lumi.corpus.minhash import BANDS, bands_of, jaccard, shingle_sets, sketches_of
 from lumi.corpus.near_duplicates import candidates, near_duplicates
 from lumi.corpus.words import Words
 
@@ -34,7 +34,15 @@ def decide(texts: list[str], threshold: float = 0.8, order=None):
     sets = shingle_sets(words)
     found = candidates([bands_of(words)], np.ones(len(texts), dtype=bool))
     asked = [text for text in (order or range(len(texts))) if text in set(found.distinct.tolist())]
-    return near_duplicates(found, np.array(asked, dtype=np.int64), lambda text: sets[text], threshold)
+    return near_duplicates(found, np.array(asked, dtype=np.int64), Shingles(sets, sketches_of(words)), threshold)
+
+
+class Shingles:
+    def __init__(self, sets, sketches):
+        self.of, self._sketches = sets.__getitem__, sketches
+
+    def sketches(self, texts):
+        return self._sketches[list(texts)]
 
 
 def long_text(seed: int, changes: int = 0) -> str:
@@ -72,3 +80,21 @@ def test_the_threshold_is_reached_not_passed():
     exact = jaccard(*shingle_sets(Words.of(texts)))
     assert len(decide(texts, exact).duplicates) == 1
     assert decide(texts, np.nextafter(exact, 1)).duplicates == []
+
+
+def test_among_many_of_one_template_those_alike_are_found_and_few_pairs_are_verified():
+    rng = np.random.default_rng(4)
+    template = [f"w{n}" for n in rng.integers(0, 1 << 30, 300)]
+
+    def filled():  # two texts share 0.5 of their shingles
+        words = list(template)
+        words[:45] = [f"x{n}" for n in rng.integers(0, 1 << 30, 45)]
+        words[200:230] = [f"x{n}" for n in rng.integers(0, 1 << 30, 30)]
+        return " ".join(words)
+
+    texts = [filled() for _ in range(150)]
+    twins = {150 + n: 10 * n for n in range(10)}
+    texts += [f"{texts[of]} and a little more" for of in twins.values()]
+    clusters = decide(texts)
+    assert {duplicate.text: duplicate.kept for duplicate in clusters.duplicates} == twins
+    assert clusters.verified < 0.02 * 150 * 149 / 2
