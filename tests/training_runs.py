@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -43,9 +44,45 @@ def start_script(config_path: Path, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
 
+def start_ranks(
+    config_path: Path, *options: str, world_size: int = 2, before: str = "", **environment: str
+) -> list[subprocess.Popen[str]]:
+    """Start one process per rank, as a launcher does, over gloo on the CPU; ``before`` is Python to run first."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    program = f"{before}\nimport sys; from lumi.cli import main; main(['pretrain', *sys.argv[1:]])"
+    command = [sys.executable, "-c", program, "--config", str(config_path), *options]
+    shared = {
+        **os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(world_size), **environment,
+    }  # fmt: skip
+    return [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                         env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(world_size)
+    ]  # fmt: skip
+
+
+def outcomes(processes: list[subprocess.Popen[str]], timeout: float = 120) -> tuple[list[int], list[str]]:
+    """Wait for all; return exit codes and outputs."""
+    outputs = [process.communicate(timeout=timeout)[0] for process in processes]
+    return [process.returncode for process in processes], outputs
+
+
+def train_ranks(config_path: Path, *options: str, world_size: int = 2) -> str:
+    """Train to the end with several ranks; return what rank 0 said."""
+    codes, outputs = outcomes(start_ranks(config_path, *options, world_size=world_size))
+    assert codes == [0] * world_size, "\n".join(outputs)
+    return outputs[0]
+
+
 def assert_same_checkpoint(first: Path, second: Path) -> None:
     """Weights, optimiser, generators, position and logged losses, bit for bit."""
-    for file in ("model.safetensors", "training_state/optimizer.safetensors", "training_state/rng.safetensors"):
+    files = sorted(str(path.relative_to(first)) for path in first.rglob("*.safetensors"))
+    assert files == sorted(str(path.relative_to(second)) for path in second.rglob("*.safetensors"))
+    assert len(files) >= 3
+    for file in files:
         one, other = load_file(first / file), load_file(second / file)
         assert one.keys() == other.keys()
         for name in one:
@@ -58,7 +95,7 @@ def assert_same_checkpoint(first: Path, second: Path) -> None:
 def losses(checkpoint: Path) -> list[dict[str, Any]]:
     """Return what the log says apart from times."""
     lines = (checkpoint / "training_state" / "metrics.jsonl").read_text().splitlines()
-    kept = ("step", "loss", "val_loss", "learning_rate", "grad_norm", "tokens", "mix")
+    kept = ("step", "loss", "val_loss", "learning_rate", "grad_norm", "tokens", "mix", "epochs", "samples", "bad_steps")
     return [{key: record.get(key) for key in kept} for record in map(json.loads, lines)]
 
 
@@ -71,3 +108,5 @@ class FixedRows:
 
     def next_batch(self) -> np.ndarray:
         return self.rows
+
+    def close(self) -> None: ...

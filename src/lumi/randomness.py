@@ -34,11 +34,11 @@ def torch_generator(seed: int, *purpose: str | int, device: "str | torch.device"
     return made
 
 
-def seed_global_generators(seed: int, rank: int = 0) -> None:
+def seed_global_generators(seed: int, rank: int = 0, step: int = 0) -> None:
     """Seed Python's, NumPy's and torch's global generators, which layers of third parties (dropout) draw from."""
     import torch
 
-    key = int.from_bytes(_key(seed, ("global", rank))[:8], "little") >> 1
+    key = int.from_bytes(_key(seed, ("global", rank, step))[:8], "little") >> 1
     random.seed(key)
     np.random.seed(key % 2**32)
     torch.manual_seed(key)

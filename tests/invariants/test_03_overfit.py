@@ -13,7 +13,7 @@ def test_overfit_and_recite():
     model, objective = create_model(config), CausalLMObjective()
     row = torch.randint(16, 64, (1, 33), generator=torch.Generator().manual_seed(0))
     row[0, 0] = BOS_ID
-    optimizer = make_optimizer(model, OptimizerConfig(learning_rate=0.01, weight_decay=0.0))
+    optimizer = make_optimizer(dict(model.named_parameters()), OptimizerConfig(learning_rate=0.01, weight_decay=0.0))
     for _ in range(120):
         loss = objective.loss(model, row) / objective.count(row)
         loss.backward()

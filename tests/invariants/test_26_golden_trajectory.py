@@ -49,10 +49,9 @@ def trajectory():
     )
     points = []
     for _ in range(20):
-        trainer._loss_sum.zero_()
-        trainer._count_sum.zero_()
         trainer.train_step()
-        points.append([(trainer._loss_sum / trainer._count_sum).item(), trainer._norm.item()])
+        line = trainer.tally.take()
+        points.append([line["loss_sum"] / line["count_sum"], line["norm"]])
     return points
 
 

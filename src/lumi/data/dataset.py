@@ -1,19 +1,78 @@
-"""Packed rows on disk, read through the memory map: nothing is loaded but the rows that are asked for."""
+"""Packed rows on disk: nothing is loaded but the rows that are asked for.
 
+Rows are read from open files, not through a memory map: reading a file that somebody cuts short is then an error
+with a name, where a map would end the process.
+"""
+
+import hashlib
+import itertools
+import os
+import weakref
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lumi.artifacts import MANIFEST, Manifest, sha256_file, verify
+from lumi.artifacts import MANIFEST, Manifest, read_manifest, sha256_file, verify
 from lumi.errors import DataError, IntegrityError
 from lumi.tokenizer import EOS_ID, PAD_ID
 
 PACKED = "packed data"
 Split = Literal["train", "val"]
 Tokens = NDArray[np.uint16]
+
+
+@dataclass
+class _Shard:
+    """One open file of rows, and what the file system said of it when its hash was checked."""
+
+    path: Path
+    handle: int
+    offset: int  # bytes of the .npy header
+    sha256: str
+    seen: tuple[int, ...]
+
+    @classmethod
+    def open(cls, path: Path, sha256: str, offset: int) -> Self:
+        handle = os.open(path, os.O_RDONLY)
+        shard = cls(path, handle, offset, sha256, _stamp(handle))
+        weakref.finalize(shard, os.close, handle)
+        return shard
+
+    def read(self, start: int, out: Tokens) -> None:
+        """Fill ``out`` with the rows from ``start`` on."""
+        into, at = out.data.cast("B"), self.offset + start * out.shape[1] * out.itemsize
+        while into:  # one call reads at most 2 GiB
+            read = os.preadv(self.handle, [into], at)
+            if read == 0:
+                raise _changed(self.path, "it has become shorter")
+            into, at = into[read:], at + read
+
+    def require_unchanged(self) -> None:
+        """Check that the file is the one that was hashed; hashed again only where its times have changed."""
+        stamp = _stamp(self.handle)
+        if stamp == self.seen:
+            return
+        with open(self.handle, "rb", closefd=False) as file:
+            file.seek(0)
+            if hashlib.file_digest(file, "sha256").hexdigest() != self.sha256:
+                raise _changed(self.path, "its sha256 is another one")
+        self.seen = stamp
+
+
+def _stamp(handle: int) -> tuple[int, ...]:
+    status = os.fstat(handle)
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _changed(path: Path, how: str) -> IntegrityError:
+    return IntegrityError(
+        f"{path} was changed while it was in use: {how}",
+        f"pack it again: make reencode-dataset DIR={path.parent}; then resume from a checkpoint older than the change",
+    )
 
 
 class ShardedTokenizedDataset:
@@ -24,17 +83,19 @@ class ShardedTokenizedDataset:
     Args:
         data_dir: a folder made by 03_pack_dataset.py; every byte is hashed against its manifest.
         split: ``train`` or ``val``.
+        check: hash the files; False where this process, or another of this machine, has just done so.
 
     Raises:
         DataError: no such folder.
         IntegrityError: incomplete, damaged, or its files do not fit its manifest.
     """
 
-    def __init__(self, data_dir: Path, split: Split) -> None:
+    def __init__(self, data_dir: Path, split: Split, *, check: bool = True) -> None:
         if not data_dir.is_dir():
             raise DataError(f"no packed data at {data_dir}", "pack a corpus first (scripts/03_pack_dataset.py)")
         self.path, self.split = data_dir, split
-        manifest: Manifest = verify(data_dir, PACKED, f"pack it again: make reencode-dataset DIR={data_dir}")
+        read = verify if check else read_manifest
+        manifest: Manifest = read(data_dir, PACKED, f"pack it again: make reencode-dataset DIR={data_dir}")
         self.name = data_dir.resolve().name
         self.manifest_sha256 = sha256_file(data_dir / MANIFEST)
         self.tokenizer_sha256: str = manifest.counts["tokenizer_sha256"]
@@ -43,15 +104,17 @@ class ShardedTokenizedDataset:
         self.tokenizer_path = (data_dir / manifest.inputs[1].path).resolve()
         self.counts: dict[str, Any] = manifest.counts[split]
         files = manifest.files(prefix=f"{split}_", suffix=".npy")
-        self._shards = [np.load(data_dir / out.file, mmap_mode="r", allow_pickle=False) for out in files]
-        for out, shard in zip(files, self._shards, strict=True):
-            if shard.dtype != np.uint16 or shard.shape != (out.rows, self.sequence_length + 1):
+        self._shards: list[_Shard] = []
+        for out in files:
+            mapped = np.load(data_dir / out.file, mmap_mode="r", allow_pickle=False)
+            if mapped.dtype != np.uint16 or mapped.shape != (out.rows, self.sequence_length + 1):
                 raise IntegrityError(
-                    f"{data_dir / out.file} holds {shard.dtype} {shard.shape}, expected uint16"
+                    f"{data_dir / out.file} holds {mapped.dtype} {mapped.shape}, expected uint16"
                     f" ({out.rows}, {self.sequence_length + 1})",
                     f"pack it again: make reencode-dataset DIR={data_dir}",
                 )
-        self._starts = np.cumsum([0] + [len(shard) for shard in self._shards])
+            self._shards.append(_Shard.open(data_dir / out.file, out.sha256, mapped.offset))
+        self._starts = np.cumsum([0] + [out.rows or 0 for out in files])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -60,16 +123,34 @@ class ShardedTokenizedDataset:
         """Return rows, uint16 [len(indices), sequence_length + 1], in the order asked for."""
         indices = np.asarray(indices, dtype=np.int64)
         out = np.empty((len(indices), self.sequence_length + 1), dtype=np.uint16)
-        shard_of = np.searchsorted(self._starts, indices, side="right") - 1
-        for number in np.unique(shard_of):
-            chosen = shard_of == number
-            out[chosen] = self._shards[number][indices[chosen] - self._starts[number]]
+        borders = [0, *(np.flatnonzero(np.diff(indices) != 1) + 1).tolist(), len(indices)]
+        for first, end in itertools.pairwise(borders):  # runs of neighbours are read at once
+            if first < end:
+                self._read_run(int(indices[first]), out[first:end])
         return out
+
+    def _read_run(self, start: int, out: Tokens) -> None:
+        """Fill ``out`` with the rows from ``start`` on, which may lie in several shards."""
+        while len(out):
+            number = int(np.searchsorted(self._starts, start, side="right")) - 1
+            here = min(len(out), int(self._starts[number + 1]) - start)
+            self._shards[number].read(start - int(self._starts[number]), out[:here])
+            start, out = start + here, out[here:]
+
+    def require_unchanged(self) -> None:
+        """Check that the open files are still those that were hashed.
+
+        Raises:
+            IntegrityError: one was written to.
+        """
+        for shard in self._shards:
+            shard.require_unchanged()
 
     def documents(self) -> Iterator[Tokens]:
         """Yield the tokens of each document without ``<s>`` and ``</s>``; one cut by a budget, as far as it goes."""
         rest = np.empty(0, dtype=np.uint16)
-        for number, shard in enumerate(self._shards):
+        for number, (start, stop) in enumerate(itertools.pairwise(self._starts.tolist())):
+            shard = self.rows(np.arange(start, stop))
             stream = shard[:, 1:].ravel() if number else np.concatenate([shard[0, :1], shard[:, 1:].ravel()])
             stream = np.concatenate([rest, stream[stream != PAD_ID]])
             *whole, rest = np.split(stream, np.flatnonzero(stream == EOS_ID) + 1)

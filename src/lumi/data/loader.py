@@ -86,10 +86,24 @@ class BatchLoader:
 
         Data sets go by name, by path where two share a name.
         """
+        return dict(zip(self._names(), self.sampler.rows_drawn(self.position), strict=True))
+
+    def epochs(self) -> dict[str, float]:
+        """Return how often each data set was gone through so far."""
+        return dict(zip(self._names(), self.sampler.epochs(self.position), strict=True))
+
+    def _names(self) -> list[str]:
         names = [dataset.name for dataset in self.datasets]
-        if len(set(names)) < len(names):
-            names = [str(dataset.path) for dataset in self.datasets]
-        return dict(zip(names, self.sampler.rows_drawn(self.position), strict=True))
+        return names if len(set(names)) == len(names) else [str(dataset.path) for dataset in self.datasets]
+
+    def require_unchanged(self) -> None:
+        """Check that the data sets are still those that were opened.
+
+        Raises:
+            IntegrityError: a file was written to.
+        """
+        for dataset in self.datasets:
+            dataset.require_unchanged()
 
     def state_dict(self) -> dict[str, Any]:
         return {"position": self.position, "fingerprint": self.fingerprint}

@@ -1,16 +1,23 @@
 """The model: its shape, the Llama itself, attention back ends, the chunked loss, and what it all costs."""
 
-from lumi.model.accounting import Memory, Parameters, count_parameters, training_flops_per_token, training_memory
+from lumi.model.accounting import (
+    Memory,
+    Parameters,
+    count_parameters,
+    largest_micro_batch,
+    training_flops_per_token,
+    training_memory,
+)
 from lumi.model.attention import KeyValueCache, choose_attention, document_mask
 from lumi.model.config import ModelConfig
 from lumi.model.llama import Llama, create_model
 from lumi.model.loss import IGNORE, next_token_losses, summed_loss
-from lumi.model.placement import DeviceName, DtypeName, choose_device, choose_dtype
+from lumi.model.placement import DeviceName, DtypeName, choose_device, choose_dtype, free_memory
 from lumi.model.pretrained import load_model, read_model_config
 
 __all__ = [
     "IGNORE", "DeviceName", "DtypeName", "KeyValueCache", "Llama", "Memory", "ModelConfig", "Parameters",
     "choose_attention", "choose_device", "choose_dtype", "count_parameters", "create_model", "document_mask",
-    "load_model", "next_token_losses", "read_model_config", "summed_loss", "training_flops_per_token",
-    "training_memory",
+    "free_memory", "largest_micro_batch", "load_model", "next_token_losses", "read_model_config", "summed_loss",
+    "training_flops_per_token", "training_memory",
 ]  # fmt: skip

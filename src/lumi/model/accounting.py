@@ -59,7 +59,13 @@ class Memory:
 
 
 def training_memory(
-    config: ModelConfig, *, micro_batch_size: int, sequence_length: int, compute_bytes: int, recompute: bool
+    config: ModelConfig,
+    *,
+    micro_batch_size: int,
+    sequence_length: int,
+    compute_bytes: int,
+    recompute: bool,
+    shards: int = 1,
 ) -> Memory:
     """Estimate the bytes of one training step with AdamW and float32 weights.
 
@@ -69,6 +75,7 @@ def training_memory(
         sequence_length: tokens in a row.
         compute_bytes: bytes of an activation (2 for bf16 and fp16, 4 for fp32).
         recompute: activation checkpointing: only the input of each block is kept.
+        shards: ranks that share weights, gradients and optimiser (FSDP).
     """
     from lumi.model.loss import chunk_positions
 
@@ -83,9 +90,35 @@ def training_memory(
     # one chunk of logits in float32; their gradients in the compute type the compiler keeps from all chunks
     chunk = min(tokens, chunk_positions("cuda", config.vocab_size)) * config.vocab_size
     return Memory(
-        weights=4 * count,
-        gradients=4 * count,
-        optimizer=8 * count,
+        weights=4 * count // shards,
+        gradients=4 * count // shards,
+        optimizer=8 * count // shards,
         activations=kept + compute_bytes * (count - count_parameters(config).embedding // 2),
         logits=chunk * 4 + tokens * config.vocab_size * compute_bytes + 4 * config.vocab_size * d,
     )
+
+
+def largest_micro_batch(
+    config: ModelConfig,
+    *,
+    rows: int,
+    memory_bytes: int,
+    sequence_length: int,
+    compute_bytes: int,
+    recompute: bool,
+    shards: int = 1,
+) -> int | None:
+    """Return the largest divisor of ``rows`` whose step fits into the memory; None: not even one row does."""
+    for size in range(rows, 0, -1):
+        if rows % size == 0:
+            memory = training_memory(
+                config,
+                micro_batch_size=size,
+                sequence_length=sequence_length,
+                compute_bytes=compute_bytes,
+                recompute=recompute,
+                shards=shards,
+            )
+            if memory.total <= memory_bytes:
+                return size
+    return None

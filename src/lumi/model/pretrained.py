@@ -1,6 +1,7 @@
 """Models on disk: the folder that `AutoModelForCausalLM.from_pretrained` and vLLM load as it is."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -19,12 +20,12 @@ WEIGHTS = "model.safetensors"
 CHECKPOINT = "checkpoint"
 
 
-def write_model(model: Llama, folder: Path) -> list[str]:
-    """Write config, generation config and weights (float32) into a folder; return the file names."""
+def write_model(config: ModelConfig, weights: Mapping[str, Tensor], folder: Path) -> list[str]:
+    """Write config, generation config and weights (float32, on the CPU) into a folder; return the file names."""
     generation = {"bos_token_id": BOS_ID, "eos_token_id": [EOS_ID], "pad_token_id": PAD_ID, "do_sample": True}
-    (folder / "config.json").write_text(json.dumps(model.config.to_transformers(), indent=1) + "\n", encoding="utf8")
+    (folder / "config.json").write_text(json.dumps(config.to_transformers(), indent=1) + "\n", encoding="utf8")
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=1) + "\n", encoding="utf8")
-    save_file(weights(model), folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(dict(weights), folder / WEIGHTS, metadata={"format": "pt"})
     return ["config.json", "generation_config.json", WEIGHTS]
 
 

@@ -15,6 +15,7 @@ class PretrainConfig(Config):
 
     not_identity: ClassVar[frozenset[str]] = frozenset({
         "description", "output_dir", "resume_from_checkpoint", "fresh", "data_dirs", "tokenizer_path",
+        "sample_prompts", "sample_tokens",
     })  # fmt: skip
 
     description: str = ""
@@ -31,6 +32,10 @@ class PretrainConfig(Config):
     """Share of rows of each data set, in the order of data_dirs; default: their sizes."""
     tokenizer_path: Path | None = None
     """The tokenizer whose sha256 the data must carry; default: the one that the data name."""
+    sample_prompts: tuple[str, ...] = ("The",)
+    """Continued at each validation, to watch the model learn; none: no samples. An empty one begins a document."""
+    sample_tokens: int = Field(default=40, gt=0)
+    """Length of these samples."""
     output_dir: Path
     """The run's folder: step_N/, final/, metrics.jsonl, tensorboard/."""
     resume_from_checkpoint: Path | None = None

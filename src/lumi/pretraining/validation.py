@@ -29,12 +29,16 @@ class HeldOutLoss:
         return {name: self._loss(model, dataset) for name, dataset in zip(names, self.datasets, strict=True)}
 
     def _loss(self, model: Llama, dataset: ShardedTokenizedDataset) -> float:
-        mine = np.arange(min(self.rows, len(dataset)))[self.ranks.rank :: self.ranks.world_size]
-        sums = torch.zeros(2, dtype=torch.float64, device=self.ranks.device)
-        for start in range(0, len(mine), self.micro_batch_size):
-            rows = dataset.rows(mine[start : start + self.micro_batch_size]).astype("int64")
-            tokens_BT, labels_BT = next_token_labels(torch.from_numpy(rows).to(self.ranks.device))
+        ranks, rows = self.ranks, min(self.rows, len(dataset))
+        share = -(-rows // ranks.world_size)
+        sums = torch.zeros(2, dtype=torch.float64, device=ranks.device)
+        for start in range(0, share, self.micro_batch_size):
+            places = np.arange(start, min(start + self.micro_batch_size, share)) * ranks.world_size + ranks.rank
+            # past the end a row stands in that does not count: shards need all ranks at every forward pass
+            tokens = dataset.rows(np.minimum(places, rows - 1)).astype("int64")
+            tokens_BT, labels_BT = next_token_labels(torch.from_numpy(tokens).to(ranks.device))
+            labels_BT[torch.from_numpy(places >= rows).to(ranks.device)] = IGNORE
             sums[0] += next_token_losses(model, tokens_BT, labels_BT).double().sum()
             sums[1] += (labels_BT != IGNORE).sum()
-        total, count = self.ranks.sum(sums).tolist()
+        total, count = ranks.sum(sums).tolist()
         return float(total / max(count, 1.0))

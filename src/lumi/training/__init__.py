@@ -6,8 +6,9 @@ from lumi.training.distributed import Ranks, join_ranks
 from lumi.training.metrics import METRICS, read_metrics
 from lumi.training.objective import CausalLMObjective, Objective, next_token_labels
 from lumi.training.optimizer import OptimizerConfig
+from lumi.training.saver import RunFolder
 from lumi.training.schedule import ScheduleConfig, learning_rate_factor
-from lumi.training.trainer import RunFolder, Trainer
+from lumi.training.trainer import Trainer
 
 __all__ = [
     "METRICS", "CausalLMObjective", "Objective", "OptimizerConfig", "Ranks", "RunFolder", "ScheduleConfig", "Trainer",

@@ -1,7 +1,7 @@
 """The knobs of the Trainer that every recipe shares."""
 
 import math
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -10,19 +10,24 @@ from lumi.model.attention import AttentionName
 from lumi.model.placement import DeviceName, DtypeName
 from lumi.training.schedule import ScheduleConfig
 
+ParallelName = Literal["ddp", "fsdp"]
+
 
 class TrainingConfig(Config):
     """How a run is carried out; the fields in `not_identity` may change when a run is resumed."""
 
     not_identity: ClassVar[frozenset[str]] = frozenset({
         "micro_batch_size", "compile", "activation_checkpointing", "attention", "device", "save_steps",
-        "save_total_limit", "eval_steps", "log_steps", "max_bad_steps", "peak_tflops",
+        "save_total_limit", "eval_steps", "log_steps", "max_bad_steps", "peak_tflops", "parallel",
+        "early_stopping_patience",
     })  # fmt: skip
 
     batch_size: int = Field(gt=0)
     """Rows in one optimiser step, over all ranks."""
     micro_batch_size: int | None = Field(default=None, gt=0)
-    """Rows in one forward pass of one rank; default: as many as there are. Does not change the gradient."""
+    """Rows in one forward pass of one rank; default: the most that fit on the card. Does not change the gradient."""
+    parallel: ParallelName = "ddp"
+    """Several ranks: ddp, each holds the whole model; fsdp, each holds a shard of weights, gradients, optimiser."""
     precision: DtypeName = "auto"
     """Type of activations and matmuls; auto: bf16 where the card supports it, else fp16; fp32 on a CPU."""
     attention: AttentionName = "auto"
@@ -45,6 +50,8 @@ class TrainingConfig(Config):
     """Keep only this many newest step folders; default: all."""
     eval_steps: int | None = Field(default=None, gt=0)
     """Steps between validations; default: as save_steps."""
+    early_stopping_patience: int | None = Field(default=None, gt=0)
+    """Stop when the held-out loss has not fallen for this many validations; default: never."""
     eval_rows: int = Field(default=512, gt=0)
     """Held-out rows per data set in one validation (the first ones)."""
     log_steps: int = Field(default=10, gt=0)

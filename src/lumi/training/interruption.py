@@ -1,6 +1,7 @@
 """SIGINT and SIGTERM during training: finish the step, save, then go; a second one goes at once."""
 
 import signal
+import time
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -10,6 +11,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self.exit_code = 0
+        self._noted = 0.0
         self._previous: dict[int, Any] = {}
 
     @property
@@ -28,6 +30,9 @@ class Interruption:
             signal.signal(number, previous)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        if self.requested:
+        now = time.monotonic()
+        # A launcher passes on the Ctrl-C that the terminal has sent to all of its processes already.
+        if self.requested and now - self._noted > 1.0:
             raise KeyboardInterrupt
-        self.exit_code = 128 + number
+        if not self.requested:
+            self.exit_code, self._noted = 128 + number, now

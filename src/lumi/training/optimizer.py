@@ -1,5 +1,6 @@
 """The optimiser: torch's fused AdamW, with decay on matrices alone, and steps skipped on the device."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -26,11 +27,11 @@ class OptimizerConfig(Config):
     """Gradients with a larger global norm are scaled down to it."""
 
 
-def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Build the optimiser over the trainable parameters."""
+def make_optimizer(parameters: Mapping[str, nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
+    """Build the optimiser over the trainable ones of these parameters."""
     decayed: list[nn.Parameter] = []
     bare: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters.items():
         if parameter.requires_grad:
             (decayed if parameter.ndim == 2 and "embed" not in name else bare).append(parameter)
     groups: list[dict[str, Any]] = [
@@ -50,24 +51,27 @@ def step_unless_bad(optimizer: torch.optim.AdamW, bad: Tensor) -> None:
     optimizer.step()
 
 
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
-    """Return the optimiser's state by parameter name: ``exp_avg.NAME``, ``exp_avg_sq.NAME``, ``step.NAME``."""
+def optimizer_tensors(parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
+    """Return the optimiser's state, on its device: ``exp_avg.NAME``, ``exp_avg_sq.NAME``, ``step.NAME``."""
     return {
-        f"{kind}.{name}": value.detach().cpu().contiguous()
-        for name, parameter in model.named_parameters()
+        f"{kind}.{name}": value.detach()
+        for name, parameter in parameters.items()
         for kind, value in optimizer.state.get(parameter, {}).items()
     }
 
 
-def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.AdamW, tensors: dict[str, Tensor]) -> None:
+def load_optimizer_tensors(
+    parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.AdamW, read: Callable[[str, str], Tensor]
+) -> None:
     """Put `optimizer_tensors` back.
 
-    Raises:
-        KeyError: a parameter has no state there.
+    Args:
+        parameters: by name.
+        optimizer: over these.
+        read: gives the tensor of a kind (``exp_avg``) and a parameter's name.
     """
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters.items():
         if parameter.requires_grad:
             optimizer.state[parameter] = {
-                kind: tensors[f"{kind}.{name}"].to(parameter.device, copy=True)
-                for kind in ("step", "exp_avg", "exp_avg_sq")
+                kind: read(kind, name).to(parameter.device, copy=True) for kind in ("step", "exp_avg", "exp_avg_sq")
             }

@@ -7,10 +7,14 @@
 Nothing here ever falls back: what cannot be continued as asked is an error.
 """
 
+import fcntl
 import json
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from lumi.errors import ResumeError
 from lumi.progress import say
@@ -25,6 +29,14 @@ class Start:
     new_phase: bool = False  # keep weights and optimiser, begin with new data at position 0
     finished: bool = False  # nothing is left to do
 
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "checkpoint": None if self.checkpoint is None else str(self.checkpoint)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        checkpoint = data["checkpoint"]
+        return cls(**{**data, "checkpoint": None if checkpoint is None else Path(checkpoint)})
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -34,6 +46,7 @@ class Wanted:
     settings: dict[str, Any]  # must equal the checkpoint's for an automatic resume
     fingerprint: str  # of data sets, weights, seed and row length
     max_steps: int
+    early_stopping_patience: int | None = None
 
 
 def find_start(wanted: Wanted, *, explicit: Path | None, fresh: bool) -> Start:
@@ -89,6 +102,9 @@ def _explicit(wanted: Wanted, checkpoint: Path) -> Start:
 def _continue(wanted: Wanted, checkpoint: Path) -> Start:
     done = _progress(checkpoint)
     finished = done["step"] >= done["phase_start"] + wanted.max_steps
+    if done["stopped_early"]:
+        patience = read_run(checkpoint)["config"]["training"]["early_stopping_patience"]
+        finished = finished or wanted.early_stopping_patience == patience
     if not finished:
         say(f"resuming from {checkpoint}")
     return Start(checkpoint, finished=finished)
@@ -107,3 +123,28 @@ def _set_aside(run_folder: Path) -> None:
         number += 1
     run_folder.rename(aside)
     say(f"the old run now stands in {aside}")
+
+
+@contextmanager
+def only_run_in(run_folder: Path) -> Iterator[None]:
+    """Keep a second process from training in the same folder, as long as this one lives.
+
+    Raises:
+        ResumeError: another process does.
+    """
+    run_folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(run_folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ResumeError(
+                f"another process is training in {run_folder}", "wait for it, end it, or use another --output_dir"
+            ) from None
+        except OSError:  # a file system that cannot lock folders
+            pass
+        yield
+    finally:
+        os.close(handle)
+        with suppress(OSError):  # nothing came of it
+            run_folder.rmdir()

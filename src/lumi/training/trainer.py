@@ -7,35 +7,28 @@ size do not change the gradient. Nothing in a step waits for the device: counts,
 a bad step stay there, and the host looks at them only when it logs.
 """
 
-import os
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lumi.data import BatchLoader
 from lumi.errors import LumiError
 from lumi.model import Llama, choose_dtype, training_flops_per_token
 from lumi.progress import Bar, progress, say
+from lumi.randomness import seed_global_generators
 from lumi.tokenizer import Tokenizer
-from lumi.training.checkpoint import (
-    TrainingState,
-    drop_old_checkpoints,
-    link_checkpoint,
-    rng_state,
-    save_checkpoint,
-    set_rng_state,
-)
+from lumi.training.best import is_best, validations_since_best
+from lumi.training.checkpoint import StoredState, TrainingState, link_checkpoint
 from lumi.training.config import TrainingConfig
 from lumi.training.distributed import Ranks
 from lumi.training.interruption import Interruption
 from lumi.training.loss_scale import LossScale
-from lumi.training.metrics import MetricsLog, peak_flops
+from lumi.training.metrics import MetricsLog, card_temperature, memory_bytes, peak_flops
 from lumi.training.objective import LossModule, Objective
 from lumi.training.optimizer import (
     OptimizerConfig,
@@ -44,18 +37,24 @@ from lumi.training.optimizer import (
     optimizer_tensors,
     step_unless_bad,
 )
+from lumi.training.parallel import parallelize
+from lumi.training.random_state import rng_state, set_rng_state
+from lumi.training.saver import CheckpointSaver, Moment, RunFolder
 from lumi.training.schedule import ScheduleConfig, learning_rate_factor
+from lumi.training.snapshot import HostCopies
+from lumi.training.spikes import is_spike
+from lumi.training.status import RunStatus
+from lumi.training.tally import Tally
 
 Validate = Callable[[Llama], Mapping[str, float]]
 
 
-@dataclass(frozen=True)
-class RunFolder:
-    """Where a run keeps its things, and what identifies it."""
+class Sampler(Protocol):
+    """Writes sample texts during training."""
 
-    path: Path
-    identity: dict[str, Any]  # decides what the run produces; goes into each checkpoint's manifest
-    description: dict[str, Any]  # run.json, less step and tokens
+    def __call__(self, model: Llama, step: int) -> Sequence[Mapping[str, str]]:
+        """Return ``prompt`` and ``text`` of each sample."""
+        ...
 
 
 class Trainer:
@@ -71,7 +70,12 @@ class Trainer:
         training: see `TrainingConfig`.
         ranks: this process's place.
         run: where checkpoints and metrics go.
-        validate: losses on held-out data by name, measured at validations.
+        micro_batch_size: rows in one forward pass of one rank.
+        validate: losses on held-out data by name, measured at validations, by all ranks together.
+        sampler: sample texts, written at validations, by all ranks together.
+
+    Raises:
+        ConfigError: shards were asked for, and there is one process only.
     """
 
     def __init__(
@@ -86,106 +90,113 @@ class Trainer:
         training: TrainingConfig,
         ranks: Ranks,
         run: RunFolder,
+        micro_batch_size: int | None = None,
         validate: Validate | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
-        self.model, self.objective, self.loader, self.tokenizer = model, objective, loader, tokenizer
+        self.model, self.objective, self.loader = model, objective, loader
         self.optimizer_config, self.schedule, self.config = optimizer, schedule, training
-        self.ranks, self.run, self.validate = ranks, run, validate
+        self.ranks, self.run, self.validate, self.sampler = ranks, run, validate, sampler
+        self.micro_batch_size = micro_batch_size
         device = ranks.device
         model.compute_dtype = choose_dtype(training.precision, device)
         model.checkpoint_activations = training.activation_checkpointing
-        self.optimizer = make_optimizer(model, optimizer)
         self.scale = LossScale(enabled=model.compute_dtype == torch.float16, device=device)
-        self.module = self._wrap(LossModule(model, objective))
+        compiled = device.type == "cuda" if training.compile is None else training.compile
+        # fp32 is asked for by name; the compiler's advice to round its products to TF32 is no news for the user
+        warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
+        self.parallel = parallelize(LossModule(model, objective), ranks, training.parallel, compiled=compiled)
+        self.optimizer = make_optimizer(self.parallel.parameters, optimizer)
         self.step = 0
         self.phase_start = 0  # the step at which the present data phase began
         self.tokens = 0
+        self.stopped_early = False
+        self.tally = Tally(device)
         self.metrics = MetricsLog(run.path if ranks.is_first else None)
-        self.history: list[dict[str, Any]] = []
-        self._loss_sum, self._count_sum, self._bad_in_row, self._bad_total, self._norm = (
-            torch.zeros((), device=device) for _ in range(5)
-        )
+        self.copies = HostCopies(device)
+        self.saver = CheckpointSaver(run, model.config, tokenizer, ranks, training.save_total_limit)
         self._peak_flops = peak_flops(device, training.peak_tflops)
-
-    def _wrap(self, module: LossModule) -> nn.Module:
-        wrapped: nn.Module = module
-        if self.ranks.world_size > 1:
-            devices = [self.ranks.device.index] if self.ranks.device.type == "cuda" else None
-            wrapped = nn.parallel.DistributedDataParallel(wrapped, device_ids=devices)
-        compiled = self.ranks.device.type == "cuda" if self.config.compile is None else self.config.compile
-        # fp32 is asked for by name; the compiler's advice to round its products to TF32 is no news for the user
-        warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
-        return torch.compile(wrapped, dynamic=False) if compiled else wrapped  # type: ignore[return-value]
 
     @property
     def last_step(self) -> int:
         return self.phase_start + self.schedule.max_steps
+
+    @property
+    def _is_over(self) -> bool:
+        return self.stopped_early or self.step >= self.last_step
 
     def fit(self) -> None:
         """Train to the last step, saving, validating and logging on the way.
 
         Raises:
             SystemExit: 130 or 143 after an interruption, once the step is finished and saved.
-            LumiError: too many bad steps in a row.
+            LumiError: too many bad steps in a row; the last checkpoint cannot be saved.
         """
-        self.optimizer.zero_grad(set_to_none=True)
-        self._clock = time.monotonic()
-        self._clock_step = self.step
-        with Interruption() as interruption, self._progress() as bar:
-            while self.step < self.last_step:
-                self.train_step()
-                stop = self.ranks.any(interruption.requested)
-                if self._due(self.config.log_steps) or stop:
-                    self._log(bar)
-                if self.validate is not None and self._due(self.config.eval_interval(self.schedule)):
-                    self._validate()
-                if self._due(self.config.save_interval(self.schedule)) or stop:
-                    self.save()
-                bar.advance()
-                if stop:
-                    break
-        if self.step < self.last_step:
-            say(f"stopped after step {self.step}, saved; the same command continues from there")
-            self.close()
-            raise SystemExit(interruption.exit_code)
+        self._status = RunStatus(
+            self.run.path.name, self.phase_start, self.last_step, self.ranks.world_size, _device_name(self.ranks.device)
+        )
+        self._tell("training")
+        self.copies.reserve(self._tensors())
+        self._start_clock()
+        try:
+            with Interruption() as interruption, self._progress() as bar:
+                while not self._is_over:
+                    self.train_step()
+                    if self._due(self.config.log_steps):
+                        self._log(bar)
+                    if self._due(self.config.eval_interval(self.schedule)):
+                        self._validate()
+                    stop, retry = self.ranks.hosts.any(interruption.requested, self.saver.wants_retry)
+                    bar.advance()
+                    if stop or self._is_over:
+                        break
+                    if self._due(self.config.save_interval(self.schedule)) or retry:
+                        self.save()
+            self.saver.save_last(self._take)
+        except BaseException:
+            self._tell("failed")
+            raise
+        if not self._is_over:
+            self._tell("interrupted")
+            if self.ranks.is_first:
+                say(f"stopped after step {self.step}, saved; the same command continues from there")
+            raise SystemExit(interruption.exit_code or 143)
         if self.ranks.is_first:
-            link_checkpoint(self.run.path / f"step_{self.step}", self.run.path / "final")
+            link_checkpoint(self.run.step_folder(self.step), self.run.path / "final")
+        self._tell("finished")
         self.ranks.barrier()
 
     def train_step(self) -> None:
         """Make one optimiser step."""
         rows = self._to_device(self.loader.next_batch())
-        micro_batches = torch.split(rows, self.config.micro_batch_size or len(rows))
+        micro_batches = torch.split(rows, self.micro_batch_size or len(rows))
         count = self.ranks.sum(self.objective.count(rows)).float()
 
         total = torch.zeros((), device=self.ranks.device)
-        # DDP averages over ranks; the sum is wanted
+        # both wrappers average over ranks; the sum is wanted
         factor = self.scale.scale * self.ranks.world_size / count.clamp(min=1)
         for index, micro_batch in enumerate(micro_batches):
-            with self._gradient_sync(last=index == len(micro_batches) - 1):
-                loss = self.module(micro_batch)
+            with self.parallel.accumulating(last=index == len(micro_batches) - 1):
+                loss = self.parallel.module(micro_batch)
                 (loss * factor).backward()
             total += loss.detach()
+        total = self.ranks.sum(total)
 
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients) / self.scale.scale
-        bad = ~(torch.isfinite(norm) & torch.isfinite(self.ranks.sum(total.clone())))
+        gradients = self.parallel.gradients()
+        norm = self.parallel.norm(gradients) / self.scale.scale
+        bad = ~(torch.isfinite(norm) & torch.isfinite(total))
         clip = (self.optimizer_config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
         torch._foreach_mul_(gradients, clip / self.scale.scale)
 
         rate = self.learning_rate()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self.copies.let_finish()
         step_unless_bad(self.optimizer, bad)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.parallel.clear_gradients()
 
+        self.tally.add(total, count, norm, bad, self.scale.at_fault(bad))
         self.scale.update(bad)
-        self._loss_sum += torch.where(bad, torch.zeros_like(total), total)
-        self._count_sum += torch.where(bad, torch.zeros_like(count), count)
-        self._norm = norm
-        if not self.scale.enabled:  # fp16's search for its loss scale is no fault
-            self._bad_in_row = torch.where(bad, self._bad_in_row + 1, torch.zeros_like(self._bad_in_row))
-            self._bad_total += bad
         self.step += 1
         self.tokens += rows.shape[0] * self.ranks.world_size * (rows.shape[1] - 1)
 
@@ -200,127 +211,164 @@ class Trainer:
             batch = batch.pin_memory().to(self.ranks.device, non_blocking=True)
         return batch
 
-    def _gradient_sync(self, *, last: bool) -> Any:
-        from contextlib import nullcontext
-
-        inner = getattr(self.module, "_orig_mod", self.module)
-        if last or not isinstance(inner, nn.parallel.DistributedDataParallel):
-            return nullcontext()
-        return inner.no_sync()
-
     def _due(self, interval: int) -> bool:
         return self.step % interval == 0 or self.step == self.last_step
 
-    def _progress(self) -> Any:
-        from contextlib import nullcontext
-
+    def _progress(self) -> AbstractContextManager[Any]:
         if not self.ranks.is_first:
             return nullcontext(_Silent())
         return progress("train", total=self.last_step, unit="steps", start=self.step)
 
+    def _start_clock(self) -> None:
+        self._clock, self._clock_step = time.monotonic(), self.step
+
+    def _tell(self, state: Any) -> None:
+        if self.ranks.is_first:
+            self._status.write(self.run.path, self.step, state)
+
     def _log(self, bar: Bar) -> None:
-        totals = torch.stack([self.ranks.sum(self._loss_sum), self._count_sum, self._norm, self._bad_in_row])
-        loss_sum, count, norm, bad_in_row = totals.tolist()
-        now = time.monotonic()
-        seconds, steps = now - self._clock, self.step - self._clock_step
-        self._clock, self._clock_step = now, self.step
-        self._loss_sum.zero_()
-        self._count_sum.zero_()
-        row_length = self.model.config.sequence_length
-        rate = steps * self.config.batch_size * self.loader.sequence_length / max(seconds, 1e-9)
-        flops = rate * training_flops_per_token(self.model.config, min(row_length, self.loader.sequence_length))
-        loss = loss_sum / max(count, 1)
+        line = self.tally.take()
+        seconds, steps = time.monotonic() - self._clock, self.step - self._clock_step
+        self._start_clock()
+        length = self.loader.sequence_length
+        rate = steps * self.config.batch_size * length / max(seconds, 1e-9)
+        flops = rate * training_flops_per_token(self.model.config, length)
+        loss = line["loss_sum"] / max(line["count_sum"], 1)
         peak = self._peak_flops
-        self.metrics.write(
-            {
-                "step": self.step,
-                "loss": loss if loss == loss and abs(loss) != float("inf") else None,
-                "learning_rate": self.optimizer.param_groups[0]["lr"],
-                "grad_norm": norm if norm == norm and abs(norm) != float("inf") else None,
-                "tokens": self.tokens,
-                "tokens_per_second": rate,
-                "flops_per_second": flops,
-                "utilisation": flops / (peak * self.ranks.world_size) if peak else None,
-                "memory_bytes": _memory_bytes(self.ranks.device),
-                "seconds": seconds,
-                "bad_steps": int(self._bad_total.item()),
-                "mix": self.loader.rows_drawn(),
-            }
-        )
+        record = {
+            "step": self.step,
+            "loss": _finite(loss) if line["count_sum"] else None,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "grad_norm": _finite(line["norm"]),
+            "tokens": self.tokens,
+            "tokens_per_second": rate,
+            "flops_per_second": flops,
+            "utilisation": flops / (peak * self.ranks.world_size) if peak else None,
+            "memory_bytes": memory_bytes(self.ranks.device),
+            "temperature": card_temperature(self.ranks.device),
+            "seconds": seconds,
+            "bad_steps": int(line["bad_total"]),
+            "mix": self.loader.rows_drawn(),
+            "epochs": self.loader.epochs(),
+        }
+        if is_spike([r["loss"] for r in self.metrics.records if r.get("loss") is not None], loss):
+            record["spike"] = True
+            if self.ranks.is_first:
+                say(f"WARNING: loss spike at step {self.step}: {loss:.3f}, gradient norm {line['norm']:.2f}")
+        self.metrics.write(record)
+        self._tell("training")
         bar.advance(0, note=f"loss {loss:.3f}, {rate:,.0f} tokens/s")
-        if bad_in_row >= self.config.max_bad_steps:
-            self.close()
-            raise LumiError(
-                f"{int(bad_in_row)} steps in a row had a loss or gradient that is not finite (at step {self.step})",
-                "resume from an older checkpoint with a lower --learning_rate, or with --precision fp32",
-            )
+        with self.ranks.together():
+            self.loader.require_unchanged()
+            if line["bad_in_row"] >= self.config.max_bad_steps:
+                raise LumiError(
+                    f"{int(line['bad_in_row'])} steps in a row had a loss or gradient that is not finite"
+                    f" (at step {self.step})",
+                    "resume from an older checkpoint with a lower --learning_rate, or with --precision fp32",
+                )
 
     def _validate(self) -> None:
-        assert self.validate is not None
-        self.model.eval()
-        losses = dict(self.validate(self.model))
-        self.model.train()
-        self.metrics.write({"step": self.step, "val_loss": losses})
-        self._clock, self._clock_step = time.monotonic(), self.step  # validation is no training time
+        with self.parallel.whole_model() as model:
+            if self.validate is not None:
+                self.metrics.write({"step": self.step, "val_loss": dict(self.validate(model))})
+            if self.sampler is not None:
+                self.metrics.write({"step": self.step, "samples": list(self.sampler(model, self.step))})
+        patience = self.config.early_stopping_patience
+        if patience is not None and validations_since_best(self.metrics.records, self.phase_start) >= patience:
+            self.stopped_early = True
+            if self.ranks.is_first:
+                say(f"stopped early: the held-out loss has not fallen for {patience} validations")
+        self._start_clock()  # validation is no training time
 
-    def state(self) -> TrainingState:
-        """Return what an exact resume needs."""
-        progress_ = {
-            "step": self.step,
-            "phase_start": self.phase_start,
-            "tokens": self.tokens,
-            "loader": self.loader.state_dict(),
-            "loss_scale": self.scale.state_dict(),
-            "bad_in_row": self._bad_in_row.item(),
-            "bad_total": self._bad_total.item(),
-            # of the steps since the last logged line, so that the next line is the uninterrupted run's
-            "loss_sum": self._loss_sum.item(),
-            "count_sum": self._count_sum.item(),
+    def save(self) -> None:
+        """Begin to write ``step_N``; training goes on meanwhile."""
+        self.saver.save(self._take())
+        self._start_clock()
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return what a checkpoint copies from the device, by the names that `Moment` reads."""
+        whole = self.parallel.whole_weights()
+        if not self.ranks.is_first:
+            whole = {}
+        elif self.model.config.tie_embeddings:
+            whole.pop("lm_head.weight", None)
+        # every rank's optimiser where it is in shards, else the first one's
+        optimizer: dict[str, Tensor] = {}
+        if self.ranks.is_first or self._shard_rows() is not None:
+            optimizer = optimizer_tensors(self.parallel.parameters, self.optimizer)
+        # scalars that the next step overwrites are copied on the device first
+        scalars = {name: value.clone() for name, value in (self.tally.tensors() | self.scale.tensors()).items()}
+        return {
+            f"{kind}.{name}": tensor
+            for kind, tensors in (("weights", whole), ("optimizer", optimizer), ("progress", scalars))
+            for name, tensor in tensors.items()
         }
-        return TrainingState(
-            progress_, optimizer_tensors(self.model, self.optimizer), rng_state(), self.metrics.records
+
+    def _shard_rows(self) -> dict[str, tuple[int, int] | None] | None:
+        """Return which rows of the optimiser's tensors this rank holds; None: all of them whole."""
+        rows = {name: self.parallel.rows_of(name) for name in self.parallel.parameters}
+        if None in rows.values():
+            return None
+        return {
+            f"{kind}.{name}": None if kind == "step" else where
+            for name, where in rows.items()
+            for kind in self.optimizer.state[self.parallel.parameters[name]]
+        }
+
+    def _take(self) -> Moment:
+        self.saver.wait()  # its buffers are needed
+        state = TrainingState(
+            progress={
+                "step": self.step,
+                "phase_start": self.phase_start,
+                "tokens": self.tokens,
+                "world_size": self.ranks.world_size,
+                "micro_batch_size": self.micro_batch_size,
+                "stopped_early": self.stopped_early,
+                "loader": self.loader.state_dict(),
+            },
+            optimizer={},
+            rng=rng_state(),
+            metrics=list(self.metrics.records),
+            rows=self._shard_rows(),
+        )
+        return Moment(
+            state, self.copies.take(self._tensors()), is_best=is_best(self.metrics.records, self.step, self.phase_start)
         )
 
-    def load_state(self, state: TrainingState) -> None:
-        """Continue exactly where `state` was taken."""
+    def load_state(self, state: StoredState) -> None:
+        """Continue exactly where `state` was taken; with other ranks, as near to it as can be."""
         self.load_optimizer(state)
         done = state.progress
         self.phase_start, self.tokens = done["phase_start"], done["tokens"]
         self.loader.load_state_dict(done["loader"])
-        self._loss_sum.fill_(done["loss_sum"])
-        self._count_sum.fill_(done["count_sum"])
-        self._bad_in_row.fill_(done["bad_in_row"])
-        self._bad_total.fill_(done["bad_total"])
-        set_rng_state(state.rng)
+        self.tally.load(done)
+        rng = state.rng(self.ranks.rank)
+        if rng is not None and done["world_size"] == self.ranks.world_size:
+            set_rng_state(rng)
+            return
+        seed_global_generators(self.config.seed, self.ranks.rank, self.step)
+        if self.ranks.is_first:
+            say(
+                f"the checkpoint was written by {done['world_size']} ranks, there are {self.ranks.world_size}: the data"
+                " go on in their order, random generators are drawn anew from seed, step and rank"
+            )
 
-    def load_optimizer(self, state: TrainingState) -> None:
+    def load_optimizer(self, state: StoredState) -> None:
         """Take over step, optimiser, loss scale and metrics: what a new data phase keeps."""
-        load_optimizer_tensors(self.model, self.optimizer, state.optimizer)
-        self.scale.load_state_dict(state.progress["loss_scale"])
+
+        def read(kind: str, name: str) -> Tensor:
+            return state.optimizer(f"{kind}.{name}", self.parallel.rows_of(name) if kind != "step" else None)
+
+        load_optimizer_tensors(self.parallel.parameters, self.optimizer, read)
+        self.scale.load(state.progress)
         self.step = self.phase_start = state.progress["step"]
         self.tokens = state.progress["tokens"]
         self.metrics.restore(state.metrics)
 
-    def save(self) -> None:
-        """Write ``step_N``, then drop what the limit no longer allows."""
-        state = self.state()
-        if self.ranks.is_first:
-            run = {**self.run.description, "step": self.step, "tokens": self.tokens}
-            folder = self.run.path / f"step_{self.step}"
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                save_checkpoint(folder, self.model, self.tokenizer, state, run, self.run.identity)
-            except OSError as error:  # a full disk must not end hours of training; older checkpoints stay
-                say(f"WARNING: {folder} could not be saved: {os.strerror(error.errno or 0)}; training goes on")
-                if self.step == self.last_step:
-                    raise
-            else:
-                drop_old_checkpoints(self.run.path, self.config.save_total_limit)
-        self.ranks.barrier()
-        self._clock, self._clock_step = time.monotonic(), self.step
-
     def close(self) -> None:
         """Let go of threads and files."""
+        self.saver.close()
         self.metrics.close()
         self.loader.close()
 
@@ -331,10 +379,9 @@ class _Silent:
     def advance(self, amount: float = 1, note: str | None = None) -> None: ...
 
 
-def _memory_bytes(device: torch.device) -> int:
-    """Return the highest memory use so far: allocated by torch on a card, resident on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    import resource
+def _finite(value: float) -> float | None:
+    return value if abs(value) < float("inf") else None
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"

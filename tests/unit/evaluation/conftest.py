@@ -10,6 +10,7 @@ from tests.corpora import PLAIN
 from lumi.corpus import CorpusConfig, prepare_corpus
 from lumi.data import PackConfig, ShardedTokenizedDataset, pack_dataset
 from lumi.model import ModelConfig, count_parameters, create_model
+from lumi.model.pretrained import weights as model_weights
 from lumi.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 from lumi.training.checkpoint import TrainingState, save_checkpoint
 
@@ -64,7 +65,7 @@ def made(tmp_path_factory):
     ] + [{"step": 20, "val_loss": {"packed": 4.2}}]  # fmt: skip
     state = TrainingState({"step": 20, "tokens": 1000}, {"x": torch.zeros(1)}, {"x": torch.zeros(1)}, metrics)
     final = root / "run" / "final"
-    save_checkpoint(final, create_model(shape), tokenizer, state, run, {})
+    save_checkpoint(final, shape, model_weights(create_model(shape)), tokenizer, state, run, {})
     return SimpleNamespace(root=root, raw=raw, packed=root / "packed", tokenizer=root / "tokenizer", final=final)
 
 

@@ -6,6 +6,7 @@ import torch
 from lumi.errors import TokenizerMismatch
 from lumi.inference import GenerateConfig, GenerationConfig, generate, run_generate
 from lumi.model import ModelConfig, create_model, load_model
+from lumi.model.pretrained import weights
 from lumi.tokenizer import Tokenizer
 from lumi.training.checkpoint import TrainingState, save_checkpoint
 
@@ -20,7 +21,13 @@ def checkpoint(tokenizer, tmp_path_factory):
     )
     nothing = {"x": torch.zeros(1)}
     save_checkpoint(
-        folder, create_model(shape), tokenizer, TrainingState({"step": 0, "tokens": 0}, nothing, nothing, []), {}, {}
+        folder,
+        shape,
+        weights(create_model(shape)),
+        tokenizer,
+        TrainingState({"step": 0, "tokens": 0}, nothing, nothing, []),
+        {},
+        {},
     )
     return folder
 

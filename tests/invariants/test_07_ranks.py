@@ -1,0 +1,101 @@
+"""Invariant 7: several ranks train the model that one would, and resume it exactly."""
+
+import json
+import signal
+import time
+
+import pytest
+from safetensors.torch import load_file
+from tests.training_runs import (
+    assert_same_checkpoint,
+    config,
+    losses,
+    outcomes,
+    settings,
+    start_ranks,
+    train_ranks,
+)
+
+from lumi.pretraining import pretrain
+from lumi.training import read_state
+
+BOTH = pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+
+
+def write(path, packed, run, **changes):
+    path.write_text(json.dumps(settings([packed], run, **changes)))
+    return path
+
+
+def seen(checkpoint, key):
+    return [record[key] for record in losses(checkpoint) if record[key] is not None]
+
+
+@pytest.fixture(scope="module")
+def alone(packed, tmp_path_factory):
+    run = tmp_path_factory.mktemp("alone") / "run"
+    pretrain(config([packed], run))
+    return run
+
+
+@BOTH
+def test_two_ranks_train_what_one_does(packed, alone, tmp_path, parallel):
+    """The same rows, losses, gradients, held-out losses and samples; then one rank goes on with their checkpoint."""
+    file = write(tmp_path / "config.json", packed, tmp_path / "run", training__parallel=parallel)
+    said = train_ranks(file)
+    assert f"2 x CPU, {parallel}" in said
+    run = tmp_path / "run"
+    assert seen(run / "final", "mix") == seen(alone / "final", "mix")
+    assert seen(run / "final", "samples") == seen(alone / "final", "samples")
+    for key in ("loss", "grad_norm"):
+        assert seen(run / "final", key) == pytest.approx(seen(alone / "final", key), rel=1e-4)
+    for mine, theirs in zip(seen(run / "final", "val_loss"), seen(alone / "final", "val_loss"), strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-5)
+    weights, expected = (load_file(folder / "final/model.safetensors") for folder in (run, alone))
+    for name in expected:
+        assert weights[name].sub(expected[name]).abs().max() < 1e-4, name
+
+    # 2 -> 1 ranks, from a checkpoint that two have written
+    longer = {"schedule__max_steps": 25, "schedule__lr_schedule": "constant", "schedule__warmup_ratio": 0.0}
+    pretrain(config([packed], alone.with_name(f"longer-{parallel}"), **longer))
+    pretrain(config([packed], tmp_path / "one", resume_from_checkpoint=str(run / "step_20"), **longer))
+    assert seen(tmp_path / "one/final", "mix") == seen(alone.with_name(f"longer-{parallel}") / "final", "mix")
+    assert sorted(read_state(tmp_path / "one/final").optimizer_names()) == read_state(alone / "final").optimizer_names()
+
+
+@BOTH
+def test_a_killed_run_of_two_ranks_resumes_bit_for_bit(packed, tmp_path, parallel):
+    changes = {"schedule__max_steps": 40, "training__parallel": parallel, "training__deterministic": True}
+    whole = write(tmp_path / "whole.json", packed, tmp_path / "whole", **changes)
+    train_ranks(whole)
+    killed = write(tmp_path / "killed.json", packed, tmp_path / "killed", **changes)
+    processes = start_ranks(killed)
+    while not (tmp_path / "killed/step_10/manifest.json").exists():
+        assert processes[0].poll() is None, processes[0].stdout.read()
+        time.sleep(0.002)
+    for process in processes:
+        process.send_signal(signal.SIGKILL)
+    outcomes(processes)
+    assert not (tmp_path / "killed/final").exists(), "the run ended before it could be killed"
+    assert "resuming from" in train_ranks(killed)
+    assert_same_checkpoint(tmp_path / "whole/step_40", tmp_path / "killed/step_40")
+    names = {path.name for path in (tmp_path / "whole/step_40/training_state").iterdir()}
+    assert {"rng_00000.safetensors", "rng_00001.safetensors"} <= names
+    if parallel == "fsdp":
+        assert {"optimizer_00000.safetensors", "optimizer_00001.safetensors", "optimizer.index.json"} <= names
+
+
+def test_a_signal_to_one_rank_stops_all_of_them_at_the_same_step(packed, tmp_path):
+    file = write(
+        tmp_path / "config.json", packed, tmp_path / "run", schedule__max_steps=100_000, training__save_steps=100_000
+    )
+    processes = start_ranks(file)
+    while not (tmp_path / "run/metrics.jsonl").exists() or not (tmp_path / "run/metrics.jsonl").read_text():
+        assert processes[0].poll() is None, processes[0].stdout.read()
+        time.sleep(0.01)
+    processes[1].send_signal(signal.SIGTERM)
+    codes, outputs = outcomes(processes)
+    assert codes == [143, 143], "\n".join(outputs)
+    assert "the same command continues" in outputs[0]
+    assert "the same command continues" not in outputs[1]
+    assert len(list((tmp_path / "run").glob("step_*"))) == 1
