@@ -17,7 +17,7 @@ TOKENIZER := data/tokenizer
 # Stages follow one another also under `make -j`; each uses all cores by itself.
 .NOTPARALLEL:
 .PHONY: help install check-env check format test test-unit demo prepare-corpus corpus-wiki corpus-owt \
-	tokenizer-train-mix tokenizer-reset prepare-mix prepare-wiki-with-tokenizer prepare-owt-with-tokenizer data-rebuild-all reencode-dataset pretrain-tiny \
+	tokenizer-train-mix tokenizer-reset prepare-mix prepare-wiki-with-tokenizer prepare-owt-with-tokenizer data-rebuild-all reencode-dataset plan pretrain-tiny \
 	pretrain-small pretrain-base test-pipeline test-pipeline-flash evaluate generate report monitor clean
 
 ##@ Start here
@@ -78,6 +78,9 @@ $(WIKI)/manifest.json:
 
 $(OWT)/manifest.json:
 	@echo "error: $(OWT) is missing  ->  make prepare-owt-with-tokenizer"; exit 1
+
+plan: install ## [CONFIG=config/tiny.json CARD="RTX 4090"]: what a run will cost, before it runs
+	@$(LUMI) plan --config $(or $(CONFIG),config/tiny.json) $(if $(CARD),--card "$(CARD)")
 
 pretrain-tiny: install $(WIKI)/manifest.json $(OWT)/manifest.json ## train tiny, 23.1M parameters; again resumes
 	@$(LAUNCH) scripts/04_pretrain.py --config config/tiny.json

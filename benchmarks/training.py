@@ -18,7 +18,7 @@ import torch
 
 from lumi.model import ModelConfig, create_model, training_flops_per_token
 from lumi.training import CausalLMObjective, OptimizerConfig, Ranks, RunFolder, ScheduleConfig, Trainer, TrainingConfig
-from lumi.training.metrics import peak_flops
+from lumi.training.cards import peak_flops
 
 SHAPES = {  # layers, width, heads, row length, rows in a step, rows in a forward pass
     "tiny": (6, 256, 4, 1024, 64, 64),
@@ -48,9 +48,10 @@ def our_step(config: ModelConfig, rows: int, micro: int, device: torch.device):
         tokenizer=None,
         optimizer=OptimizerConfig(learning_rate=1e-3),
         schedule=ScheduleConfig(max_steps=10_000),
-        training=TrainingConfig(batch_size=rows, micro_batch_size=micro, precision="bf16"),
+        training=TrainingConfig(batch_size=rows, precision="bf16"),
         ranks=Ranks(0, 1, device),
         run=RunFolder(Path("unused"), {}, {}),
+        micro_batch_size=micro,
     )
     return trainer.train_step
 

@@ -40,6 +40,7 @@ STAGES = {
     "pretrain": Stage(
         "lumi.pretraining:PretrainConfig", "lumi.pretraining:pretrain", "train a model from scratch (04_pretrain.py)"
     ),
+    "plan": Stage("lumi.planning:PlanConfig", "lumi.planning:plan", "what a run will cost: memory, hours, disk"),
     "evaluate": Stage(
         "lumi.evaluation:EvaluateConfig", "lumi.evaluation:evaluate", "measure a checkpoint (05_evaluate.py)"
     ),
@@ -55,6 +56,17 @@ STAGES = {
     "report": Stage(
         "lumi.evaluation:ReportConfig", "lumi.evaluation:write_report", "one HTML page about a run, with pictures"
     ),
+    "checkpoint list": Stage(
+        "lumi.training.inspection:ListConfig", "lumi.training.inspection:list_checkpoints", "the checkpoints of a run"
+    ),
+    "checkpoint verify": Stage(
+        "lumi.training.inspection:VerifyConfig",
+        "lumi.training.inspection:verify",
+        "hash checkpoints, name what is damaged",
+    ),
+    "checkpoint diff": Stage(
+        "lumi.training.inspection:DiffConfig", "lumi.training.inspection:diff", "what differs between two checkpoints"
+    ),
     "demo": Stage("lumi.demo:DemoConfig", "lumi.demo:run_demo", "the whole road on embedded text, in minutes"),
     "check-env": Stage("lumi.environment:CheckConfig", "lumi.environment:check_environment", "what this machine has"),
 }
@@ -66,11 +78,14 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     if not arguments or arguments[0] in ("-h", "--help"):
         _print_overview()
         sys.exit(0)
-    name = arguments[0].replace("_", "-")
-    if name not in STAGES:
-        print(f"lumi: no command {arguments[0]!r}; there are: {', '.join(STAGES)}", file=sys.stderr)
-        sys.exit(2)
-    sys.exit(run_stage(STAGES[name], arguments[1:], prog=f"lumi {name}"))
+    for words in (1, 2):
+        name = " ".join(arguments[:words]).replace("_", "-")
+        if name in STAGES:
+            sys.exit(run_stage(STAGES[name], arguments[words:], prog=f"lumi {name}"))
+    family = arguments[0].replace("_", "-") + " "
+    there = [name for name in STAGES if name.startswith(family)] or list(STAGES)
+    print(f"lumi: no command {' '.join(arguments[:2])!r}; there are: {', '.join(there)}", file=sys.stderr)
+    sys.exit(2)
 
 
 def run_stage(stage: Stage, argv: Sequence[str], *, prog: str) -> int:
@@ -110,7 +125,7 @@ def _resolve(name: str):  # type: ignore[no-untyped-def]  # a class or a functio
 def _print_overview() -> None:
     print("usage: lumi COMMAND [options]\n")
     for name, stage in STAGES.items():
-        print(f"  {name:<16} {stage.about}")
+        print(f"  {name:<18} {stage.about}")
     print("\n`lumi COMMAND --help` lists the options of one command.")
 
 

@@ -27,6 +27,10 @@ class FileOnly:
     """Marks a field that only a file can give, as it has no shape on a command line: ``Annotated[..., FileOnly]``."""
 
 
+class Positional:
+    """Marks a field that is given without its name on the command line: ``Annotated[Path, Positional]``."""
+
+
 class Config(BaseModel):
     """Base of every config: frozen, strict, no unknown keys.
 
@@ -146,6 +150,7 @@ def _partial(cls: type[ConfigT], values: dict[str, Any], where: str) -> Config:
 
 def _mirror(cls: type[Config]) -> type[Any]:
     """Make a plain dataclass with a config's fields: tyro parses into it, and all checking stays in one place."""
+    from tyro.conf import Positional as WithoutName
     from tyro.conf import arg
 
     fields: list[Any] = []
@@ -155,6 +160,8 @@ def _mirror(cls: type[Config]) -> type[Any]:
         kind: Any = info.annotation
         nested = isinstance(kind, type) and issubclass(kind, Config)
         kind = _mirror(kind) if nested else Annotated[kind, arg(help=info.description or "")]
+        if Positional in info.metadata:
+            kind = WithoutName[kind]  # type: ignore[misc]
         if info.is_required():
             fields.append((name, kind, dataclasses.field(kw_only=True)))
         else:

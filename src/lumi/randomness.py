@@ -6,6 +6,7 @@ torch is imported only where it is used: the stages before training, and their w
 """
 
 import hashlib
+import os
 import random
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,15 @@ def seed_global_generators(seed: int, rank: int = 0, step: int = 0) -> None:
     random.seed(key)
     np.random.seed(key % 2**32)
     torch.manual_seed(key)
+
+
+def use_deterministic_kernels() -> None:
+    """Let torch use kernels that give the same bits each time, or raise where there is none; before CUDA starts."""
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # none is read here
 
 
 def unit_interval(seed: int, purpose: str, content: bytes) -> float:

@@ -1,10 +1,11 @@
 """What only a CUDA card can show; skips itself without one."""
 
+import json
 import shutil
 
 import pytest
 import torch
-from tests.training_runs import FixedRows, assert_same_checkpoint, config, losses
+from tests.training_runs import FixedRows, assert_same_checkpoint, config, losses, settings, train_ranks
 
 from lumi.model import ModelConfig, create_model, summed_loss, training_memory
 from lumi.pretraining import pretrain
@@ -52,10 +53,60 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(packed, tmp_path):
     shared = {**ON_GPU, "training__deterministic": True}
     for name in ("whole", "parts"):
         pretrain(config([packed], tmp_path / name, **shared))
-    for name in ("step_20", "final"):
+    for name in ("step_20", "final", "best"):
         shutil.rmtree(tmp_path / "parts" / name)
     pretrain(config([packed], tmp_path / "parts", **shared))
     assert_same_checkpoint(tmp_path / "whole/final", tmp_path / "parts/final")
+
+
+CARDS = torch.cuda.device_count()
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize(
+    "world_size", [1, pytest.param(2, marks=pytest.mark.skipif(CARDS < 2, reason="needs 2 cards"))]
+)
+@pytest.mark.parametrize("precision, compiled", [("fp32", False), ("bf16", True)])
+def test_launched_ranks_train_what_a_single_process_does(packed, tmp_path, parallel, world_size, precision, compiled):
+    shared = {"training__device": "cuda", "training__precision": precision, "training__compile": compiled}
+    pretrain(config([packed], tmp_path / "alone", **shared))
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(settings([packed], tmp_path / "ranks", **shared, training__parallel=parallel)))
+    train_ranks(file, world_size=world_size)
+    expected, found = (
+        [r["loss"] for r in losses(tmp_path / name / "final") if r["loss"] is not None] for name in ("alone", "ranks")
+    )
+    assert found == pytest.approx(expected, abs=2e-3 if precision == "fp32" else 0.05)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize(
+    "world_size", [1, pytest.param(2, marks=pytest.mark.skipif(CARDS < 2, reason="needs 2 cards"))]
+)
+def test_ranks_resume_bit_for_bit(packed, tmp_path, parallel, world_size):
+    for name in ("whole", "parts"):
+        file = tmp_path / f"{name}.json"
+        changes = {"training__deterministic": True, "training__parallel": parallel, **ON_GPU}
+        file.write_text(json.dumps(settings([packed], tmp_path / name, **changes)))
+        train_ranks(file, world_size=world_size)
+    for name in ("step_20", "final", "best"):
+        shutil.rmtree(tmp_path / "parts" / name)
+    assert "resuming from" in train_ranks(file, world_size=world_size)
+    assert_same_checkpoint(tmp_path / "whole/final", tmp_path / "parts/final")
+
+
+def test_what_is_saved_is_the_moment_of_the_save(packed, tmp_path):
+    """The copies run beside the next step: it must not overwrite what is still being copied."""
+    shape = {"model__vocab_size": 320, "model__d_model": 512, "model__n_head": 32, "model__n_layer": 8}
+    shared = {**ON_GPU, **shape, "training__deterministic": True, "training__save_steps": 1, "sample_prompts": []}
+    run = config([packed], tmp_path / "run", **shared, schedule__max_steps=6, training__eval_steps=100)
+    pretrain(run)
+    for step in range(1, 6):  # each of them must lead to the same end
+        other = tmp_path / f"from-{step}"
+        again = config([packed], other, **shared, schedule__max_steps=6, training__eval_steps=100,
+                       resume_from_checkpoint=str(tmp_path / f"run/step_{step}"))  # fmt: skip
+        pretrain(again)
+        assert_same_checkpoint(tmp_path / "run/final", other / "final")
 
 
 def test_a_step_takes_the_memory_that_the_formula_says(tmp_path):

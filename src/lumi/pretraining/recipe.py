@@ -5,7 +5,6 @@ config.model -> create_model ------------------------------+--> Trainer.fit -> c
 CausalLMObjective -----------------------------------------+
 """
 
-import os
 import subprocess
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from lumi.pretraining.config import PretrainConfig
 from lumi.pretraining.samples import SampleTexts
 from lumi.pretraining.validation import HeldOutLoss
 from lumi.progress import say
-from lumi.randomness import seed_global_generators
+from lumi.randomness import seed_global_generators, use_deterministic_kernels
 from lumi.tokenizer import Tokenizer, require_same_tokenizer
 from lumi.training import CausalLMObjective, Ranks, RunFolder, Trainer, join_ranks, read_run, read_state, read_weights
 from lumi.training.best import is_best
@@ -49,8 +48,7 @@ def pretrain(config: PretrainConfig) -> Path:
         SystemExit: 130 or 143 after an interruption.
     """
     if config.training.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
-        torch.use_deterministic_algorithms(True)
+        use_deterministic_kernels()
     ranks = join_ranks(config.training.device)
     seed_global_generators(config.training.seed, ranks.rank)
     failed = True
@@ -196,7 +194,7 @@ def _micro_batch_size(config: PretrainConfig, ranks: Ranks, start: Start) -> int
     if fitting is None:
         raise ConfigError(
             f"not even one row fits: {free_memory(ranks.device) / 2**30:.1f} GiB are free on {ranks.device}",
-            "use --activation_checkpointing true, a smaller model, or --parallel fsdp over more cards; see lumi plan",
+            "use --activation_checkpointing, a smaller model, or --parallel fsdp over more cards; see lumi plan",
         )
     return fitting
 

@@ -12,22 +12,6 @@ from lumi.progress import say
 
 METRICS = "metrics.jsonl"
 
-# Dense matmul TFLOP/s in bf16/fp16 by the vendors' datasheets (no sparsity).
-_PEAK_TFLOPS = {
-    "H200": 989.0, "H100 PCIe": 756.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0, "A10G": 70.0,
-    "RTX 4090": 165.2, "RTX 4080": 97.5, "RTX 3090": 71.0, "RTX 5090": 209.5, "V100": 125.0, "T4": 65.0,
-}  # fmt: skip
-
-
-def peak_flops(device: torch.device, override_tflops: float | None) -> float | None:
-    """Return the device's highest FLOP/s, or None where it is not known (utilisation is then left out)."""
-    if override_tflops is not None:
-        return override_tflops * 1e12
-    if device.type != "cuda":
-        return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak * 1e12 for card, peak in _PEAK_TFLOPS.items() if card in name), None)
-
 
 class MetricsLog:
     """The metrics of one run; a resumed run gets back exactly the records that its checkpoint had.

@@ -23,12 +23,13 @@ from lumi.progress import Bar, progress, say
 from lumi.randomness import seed_global_generators
 from lumi.tokenizer import Tokenizer
 from lumi.training.best import is_best, validations_since_best
+from lumi.training.cards import peak_flops
 from lumi.training.checkpoint import StoredState, TrainingState, link_checkpoint
 from lumi.training.config import TrainingConfig
 from lumi.training.distributed import Ranks
 from lumi.training.interruption import Interruption
 from lumi.training.loss_scale import LossScale
-from lumi.training.metrics import MetricsLog, card_temperature, memory_bytes, peak_flops
+from lumi.training.metrics import MetricsLog, card_temperature, memory_bytes
 from lumi.training.objective import LossModule, Objective
 from lumi.training.optimizer import (
     OptimizerConfig,
@@ -136,12 +137,14 @@ class Trainer:
             self.run.path.name, self.phase_start, self.last_step, self.ranks.world_size, _device_name(self.ranks.device)
         )
         self._tell("training")
-        self.copies.reserve(self._tensors())
         self._start_clock()
+        first = self.step
         try:
             with Interruption() as interruption, self._progress() as bar:
                 while not self._is_over:
                     self.train_step()
+                    if self.step == first + 1:  # the optimiser's state is there now
+                        self.copies.reserve(self._tensors())
                     if self._due(self.config.log_steps):
                         self._log(bar)
                     if self._due(self.config.eval_interval(self.schedule)):
