@@ -92,9 +92,9 @@ class Shards:
         )
         self._sizes = {name: len(parameter) for name, parameter in self._model.named_parameters()}
         for block in self._model.model.layers:
-            if compiled:
-                block.compile(dynamic=False)
             fully_shard(block, mesh=mesh, mp_policy=policy)
+        if compiled:  # in pieces: torch breaks the graph where a block's parameters are gathered
+            module.compile(dynamic=False)
         fully_shard(module, mesh=mesh, mp_policy=policy)
         self._sharded = dict(self._model.named_parameters())
         self.parameters = {
