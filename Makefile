@@ -104,9 +104,8 @@ generate: install ## PROMPT="...": let MODEL go on
 report: install ## RUN=checkpoints/pretrain/tiny: one HTML page about a run
 	@$(LUMI) report --run $(RUN)
 
-monitor: ## watch the GPU
-	@command -v nvidia-smi >/dev/null || { echo "error: there is no nvidia-smi here  ->  make check-env"; exit 1; }
-	@nvidia-smi --loop=2
+monitor: install ## [RUN=...]: watch a run live, from another terminal (default: the newest)
+	@$(LUMI) monitor $(if $(filter command line environment,$(origin RUN)),--run_dir $(RUN))
 
 ##@ Development
 check: install ## format, lint, types

@@ -41,6 +41,7 @@ STAGES = {
         "lumi.pretraining:PretrainConfig", "lumi.pretraining:pretrain", "train a model from scratch (04_pretrain.py)"
     ),
     "plan": Stage("lumi.planning:PlanConfig", "lumi.planning:plan", "what a run will cost: memory, hours, disk"),
+    "monitor": Stage("lumi.monitor:MonitorConfig", "lumi.monitor:monitor", "watch a run in the terminal, live"),
     "evaluate": Stage(
         "lumi.evaluation:EvaluateConfig", "lumi.evaluation:evaluate", "measure a checkpoint (05_evaluate.py)"
     ),
