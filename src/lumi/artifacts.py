@@ -250,6 +250,9 @@ class Workspace:
         self.config = config.identity()
         self.inputs = tuple(inputs)
         self.key = manifest_key(kind, self.config, self.inputs)
+        if not output_dir.absolute().name:
+            raise ConfigError(f"output_dir {output_dir} has no name", "name a folder below it")
+        output_dir = output_dir.absolute() if not output_dir.name else output_dir
         self.path = output_dir.with_name(f"{output_dir.name}.partial-{self.key[:12]}")
         self.fresh = fresh
         self._records: dict[str, OutputFile] = {}
@@ -261,6 +264,8 @@ class Workspace:
         Raises:
             IntegrityError: something else stands at the output folder, and ``fresh`` was not asked for.
         """
+        if self.output_dir.exists() and not self.output_dir.is_dir():
+            raise IntegrityError(f"{self.output_dir} is a file", "choose another --output_dir")
         if self.fresh or not self.output_dir.exists() or not any(self.output_dir.iterdir()):
             return None
         way_out = f"choose another --output_dir, or pass --fresh to replace what stands in {self.output_dir}"
@@ -308,7 +313,7 @@ class Workspace:
             except ValidationError:  # the line that an interruption cut off
                 break
             path = self.path / record.file
-            if path.is_file() and path.stat().st_size == record.bytes:
+            if path.is_file() and path.stat().st_size == record.bytes and sha256_file(path) == record.sha256:
                 self._records[record.file] = record
         return self.path
 
@@ -319,6 +324,7 @@ class Workspace:
     def record(self, file: str, rows: int | None = None, counts: dict[str, Any] | None = None) -> OutputFile:
         """Mark a file in the partial folder as finished."""
         record = describe_file(self.path, file, rows, counts)
+        _fsync(self.path / file)  # before the line that says so
         with (self.path / _RECORDS).open("ab") as log:
             log.write(canonical_json(record.resolved()) + b"\n")
             log.flush()

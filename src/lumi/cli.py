@@ -8,12 +8,18 @@ Ctrl-C exits with 130 and SIGTERM with 143, finished shards kept.
 import errno
 import importlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
 from lumi.errors import LumiError
+
+# what the file system answers to a path or to rights that are not right; anything else is a bug of ours
+_OF_THE_USER = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EFBIG, errno.EDQUOT,
+)  # fmt: skip
 
 
 class Stage(NamedTuple):
@@ -106,10 +112,14 @@ def run_stage(stage: Stage, argv: Sequence[str], *, prog: str) -> int:
         say("interrupted; what was finished is kept, the same command continues from there")
         return 130
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        place = error.filename or "while writing"
+        if error.errno == errno.ENOSPC:
+            say(f"error: the disk is full ({place})\n  -> free some space and run the same"
+                " command again: finished shards are kept")  # fmt: skip
+            return 1
+        if error.errno not in _OF_THE_USER:
             raise
-        say(f"error: the disk is full ({error.filename or 'while writing'})\n  -> free some space and run the same"
-            " command again: finished shards are kept")  # fmt: skip
+        say(f"error: {place}: {os.strerror(error.errno or 0).lower()}\n  -> check that path and its rights")
         return 1
     return 0
 

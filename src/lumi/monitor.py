@@ -161,9 +161,10 @@ def seconds_left(lines: Sequence[Mapping[str, Any]], last_step: int | None) -> f
     recent = lines[-11:]
     if last_step is None or len(recent) < 2:
         return None
-    steps = recent[-1]["step"] - recent[0]["step"]
+    steps: int = recent[-1]["step"] - recent[0]["step"]
     seconds: float = sum(line["seconds"] for line in recent[1:])
-    return float(last_step - recent[-1]["step"]) * seconds / max(steps, 1)
+    to_go: int = last_step - recent[-1]["step"]
+    return to_go * seconds / max(steps, 1)
 
 
 def silence(status: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], now: float) -> float | None:
@@ -171,7 +172,7 @@ def silence(status: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], now: 
     if status.get("state") != "training":
         return None
     usual = max((line["seconds"] for line in lines[-10:]), default=0.0)
-    since = now - status["time"]
+    since: float = now - status["time"]
     return since if since > max(60.0, 5 * usual) else None
 
 

@@ -3,13 +3,14 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from lumi import artifacts
 from lumi.artifacts import Workspace, package_versions, verify
 from lumi.config import Config
-from lumi.errors import IntegrityError
+from lumi.errors import ConfigError, IntegrityError
 
 
 class Settings(Config):
@@ -122,7 +123,7 @@ def test_two_processes_do_not_work_in_one_folder(tmp_path):
         work.open()
         code = (
             "import sys; from pathlib import Path; from tests.unit.test_artifacts import Settings\n"
-            "from lumi.artifacts import Workspace; from lumi.errors import IntegrityError\n"
+            "from lumi.artifacts import Workspace; from lumi.errors import ConfigError, IntegrityError\n"
             "try: Workspace(Path(sys.argv[1]), 'thing', Settings(), ()).open()\n"
             "except IntegrityError as error: print(error)"
         )
@@ -137,3 +138,28 @@ def test_times_stand_outside_the_manifest(tmp_path):
     info = json.loads((tmp_path / "a" / "run_info.json").read_text())
     assert info["finished"]
     assert "finished" not in (tmp_path / "a" / "manifest.json").read_text()
+
+
+def test_a_recorded_part_with_other_bytes_is_made_again(tmp_path):
+    """What a power cut leaves: the right size, and nothing in it."""
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "out", stop_after=1)
+    (partial,) = tmp_path.glob("out.partial-*")
+    (partial / "part_0.txt").write_bytes(b"\0" * len("part 0\n"))
+    written = []
+    build(tmp_path / "out", written=written)
+    assert written == [0, 2]
+    verify(tmp_path / "out", "thing", "")
+
+
+def test_output_folders_that_cannot_be_one(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(IntegrityError, match="is a file"):
+        build(tmp_path / "file")
+    with pytest.raises(ConfigError, match="has no name"):
+        build(Path("/"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(KeyboardInterrupt):
+        build(Path(), stop_after=0)
+    assert list(tmp_path.glob("here.partial-*"))

@@ -31,6 +31,8 @@ STAGE = cli.Stage(f"{__name__}:Options", f"{__name__}:run", "a test")
         (DataError("the corpus is empty", "add text"), 1, "error: the corpus is empty\n  -> add text"),
         (KeyboardInterrupt(), 130, "the same command continues"),
         (OSError(errno.ENOSPC, "No space left", "shard_3"), 1, "the disk is full (shard_3)"),
+        (PermissionError(errno.EACCES, "Permission denied", "out/x"), 1, "error: out/x: permission denied"),
+        (OSError(errno.EFBIG, "File too large"), 1, "error: while writing: file too large"),
     ],
 )
 def test_what_a_user_can_mend_is_one_line_and_a_code(error, code, message, monkeypatch, capsys):
@@ -39,11 +41,10 @@ def test_what_a_user_can_mend_is_one_line_and_a_code(error, code, message, monke
     assert message in capsys.readouterr().err
 
 
-def test_a_bug_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(
-        cli, "_resolve", lambda name: Options if name.endswith("Options") else ends_with(ZeroDivisionError())
-    )
-    with pytest.raises(ZeroDivisionError):
+@pytest.mark.parametrize("error", [ZeroDivisionError(), FileNotFoundError(errno.ENOENT, "No such file", "x")])
+def test_a_bug_keeps_its_traceback(monkeypatch, error):
+    monkeypatch.setattr(cli, "_resolve", lambda name: Options if name.endswith("Options") else ends_with(error))
+    with pytest.raises(type(error)):
         cli.run_stage(STAGE, [], prog="test")
 
 

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import lzma
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import IO, Any
 import zstandard
 
 COMPRESSED = (".gz", ".xz", ".zst", ".bz2")
-UNREADABLE = (OSError, EOFError, lzma.LZMAError, zstandard.ZstdError)
+UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
+_LARGEST_WINDOW = 1 << 31  # bytes; what `zstd --long=31` makes
 _BLOCK = 1 << 20
 
 OnRead = Callable[[int], None]
@@ -65,7 +67,7 @@ class _ZstdFile(io.RawIOBase):
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._frame = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW).decompressobj()
         self._begun = False  # whether the present frame has had input
         self._ready = b""
 
@@ -76,7 +78,7 @@ class _ZstdFile(io.RawIOBase):
         while not self._ready:
             if self._frame.eof:
                 rest = self._frame.unused_data
-                self._frame = zstandard.ZstdDecompressor().decompressobj()
+                self._frame = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW).decompressobj()
                 self._begun = False
             else:
                 rest = b""

@@ -82,7 +82,7 @@ class CorpusConfig(Config):
     """What is mended in a text."""
     quality: QualityConfig = QualityConfig()
     """Which texts are not worth training on."""
-    languages: tuple[str, ...] = ()
+    languages: tuple[Annotated[str, Field(pattern="^[a-z]{2,3}$")], ...] = ()
     """Keep texts in these languages alone (ISO 639 codes as fastText has them, e.g. en); empty: all."""
     language_confidence: float = Field(default=0.65, ge=0, le=1)
     """With languages: the least confidence of the identification; FineWeb (arXiv:2406.17557) has 0.65."""

@@ -12,8 +12,15 @@ _UNPACKED = 3.0  # bytes of text in a byte of a compressed file, about
 _STORED = 0.75  # bytes on disk for a byte of text: segments and shards, compressed, at the same time
 
 
-def require_disk(config: CorpusConfig) -> None:
+def require_disk(config: CorpusConfig, partial: Path) -> None:
     """Raise where a corpus surely does not fit.
+
+    Near-duplicate candidates take more while they are verified: 8 bytes for each of their words. How many there
+    are shows only then, so that is not asked for here.
+
+    Args:
+        config: the corpus.
+        partial: the folder it is made in; what an interrupted run has left there need not be written again.
 
     Raises:
         DataError: too little free disk.
@@ -22,10 +29,12 @@ def require_disk(config: CorpusConfig) -> None:
         path for path in (config.output_dir.absolute(), *config.output_dir.absolute().parents) if path.exists()
     )
     needed = _STORED * sum(_text_bytes(source) for source in config.sources)
+    there = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file()) if partial.is_dir() else 0
     free = shutil.disk_usage(folder).free
-    if needed > free:
+    if needed - there > free:
         raise DataError(
-            f"the corpus needs about {needed / 1e9:.1f} GB at {config.output_dir}, where {free / 1e9:.1f} GB are free",
+            f"the corpus needs about {(needed - there) / 1e6:,.0f} MB more at {config.output_dir}, where"
+            f" {free / 1e6:,.0f} MB are free",
             "make room, choose another --output_dir, or give the sources a smaller max_bytes",
         )
 

@@ -10,6 +10,7 @@ import datetime
 import hashlib
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -28,6 +29,7 @@ from lumi.corpus.words import Words
 from lumi.workers import Shared
 
 _EXCERPT = 200
+_DEEPEST = 100  # brackets within brackets
 _BOM = "\ufeff".encode()
 _JSON = json.JSONDecoder(parse_constant=lambda _name: None)  # NaN and Infinity, which are not JSON, become null
 
@@ -175,6 +177,7 @@ def _parse(row: RawRow, text_field: str) -> tuple[str, dict[str, Any]]:
     """Return the text of a row and its other values."""
     try:
         if isinstance(row.data, bytes):
+            _require_flat(row.data)
             values = _JSON.decode(row.data.removeprefix(_BOM).decode())
         else:
             values = dict(row.data)
@@ -193,6 +196,20 @@ def _parse(row: RawRow, text_field: str) -> tuple[str, dict[str, Any]]:
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
         raise _BrokenRow(f"not JSON that can be read: {error}") from None
     return text, values
+
+
+def _require_flat(data: bytes) -> None:
+    """Refuse JSON that is nested more deeply than every interpreter can read, wherever its own limit lies.
+
+    Brackets inside of strings are counted only where there are so many of them at all.
+    """
+    if data.count(b"[") + data.count(b"{") <= _DEEPEST:
+        return
+    depth = 0
+    for bracket in re.findall(rb"[\[\]{}]", re.sub(rb'"(?:[^"\\]|\\.)*"', b"", data)):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > _DEEPEST:
+            raise _BrokenRow(f"nested more than {_DEEPEST} deep")
 
 
 def _line(document: Document) -> bytes:

@@ -13,6 +13,7 @@ is never worked out again.
 """
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,12 +94,11 @@ def recorded_segments(work: Workspace) -> list[Segment]:
 
 
 def discard_segments(work: Workspace, segments: list[Segment]) -> None:
-    """Delete the segments, once nothing needs them."""
-    for segment in segments:
+    """Delete the segments, once nothing needs them; the last one first, so that a kill leaves a beginning."""
+    for segment in reversed(segments):
         for kind in _KINDS:
             work.discard(_name(segment.number, kind))
-    if (work.path / _FOLDER).is_dir():
-        (work.path / _FOLDER).rmdir()
+    shutil.rmtree(work.path / _FOLDER, ignore_errors=True)
 
 
 class SegmentWriter:

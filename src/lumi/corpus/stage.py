@@ -10,6 +10,7 @@ candidates share, never the corpus.
 """
 
 import itertools
+import json
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -53,7 +54,6 @@ def prepare_corpus(config: CorpusConfig) -> Manifest:
         IntegrityError: the output folder holds something else.
     """
     config = config.model_copy(update={"sources": tuple(at_hand(source) for source in config.sources)})
-    require_disk(config)
     tests = read_scored_texts(config.decontamination)
     inputs = {source.name: source_inputs(source, config.output_dir) for source in config.sources}
     everything = [*itertools.chain.from_iterable(inputs.values()), *tests.inputs]
@@ -61,6 +61,7 @@ def prepare_corpus(config: CorpusConfig) -> Manifest:
         if (done := work.finished()) is not None:
             say(f"up to date: {config.output_dir}")
             return done
+        require_disk(config, work.path)
         tests.tell()
         work.open()
         with RayPool(config.ray_address) if config.engine == "ray" else WorkerPool(config.num_workers) as pool:
@@ -101,7 +102,22 @@ def _stage(
         if not (done and done[-1].last):
             work_on = partial(outcomes_of, config=config, source=source, decontaminator=decontaminator)
             segments += _stage_source(config, source, inputs[source.name], work, done, len(segments), pool, work_on)
+        _require_usable(source, [segment for segment in segments if segment.source == source.name])
     return segments
+
+
+def _require_usable(source: SourceConfig, segments: Sequence[Segment]) -> None:
+    """Check that a source brought at least one row that is not broken, whenever it was read."""
+    read = sum(segment.counts.read for segment in segments)
+    broken = sum(segment.counts.broken for segment in segments)
+    if read > broken:
+        return
+    rejected = b"".join(segment.rejected() for segment in segments).splitlines()[:_SHOWN]
+    reasons = [f"\n  {row['place']}: {row['reason']}" for row in map(json.loads, rejected)]
+    raise DataError(
+        f"source {source.name} has not one usable row ({read} read, {broken} broken)" + "".join(reasons),
+        f"check its kind ({source.kind}), text_field ({source.text_field!r}) and encoding (UTF-8)",
+    )
 
 
 def _stage_source(
@@ -148,13 +164,8 @@ def _stage_source(
                 close(last=False, position=chunk.rows[-1].position)
                 writer = SegmentWriter(work, number + len(made), source.name)
         close(last=True)
-    if closed.broken > _SHOWN:
+    if _SHOWN < closed.broken < closed.read:
         say(f"set aside {closed.broken} broken rows of {source.name} in all; see rejected/{source.name}.jsonl")
-    if closed.read == closed.broken:
-        raise DataError(
-            f"source {source.name} has not one usable row ({closed.read} read, {closed.broken} broken)",
-            f"check its kind ({source.kind}) and text_field ({source.text_field!r})",
-        )
     return made
 
 
@@ -185,7 +196,7 @@ def _outcomes(
     pool: Pool,
 ) -> Iterator[tuple["_Chunk", list[Outcome]]]:
     """Yield the rows, a chunk at a time and in order, with what becomes of them."""
-    chunks = _chunks(rows, min(_CHUNK_BYTES, wanted()))
+    chunks = _chunks(rows, _CHUNK_BYTES)
     for chunk in itertools.islice(chunks, 1 if pool.num_workers > 1 else None):
         yield chunk, work_on(chunk.rows)
     if (following := next(chunks, None)) is None:  # processes are not worth their start for one chunk

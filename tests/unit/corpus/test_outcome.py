@@ -29,7 +29,7 @@ def outcome(data, **source):
         (b"{not json}", "not JSON"),
         (b'{"text": "a b c"} x', "not JSON"),
         (b'{"text": "a b c"', "not JSON"),
-        (b'{"text": "a b c", "n": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "not JSON that can be read"),
+        (b'{"text": "a b c", "n": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested more than 100 deep"),
         (b'{"text": "a b c", "n": ' + b"1" * 5000 + b"}", "not JSON that can be read"),
         (b'{"text": "\xff\xfe"}', "not UTF-8"),
         ('{"text": "a b c"}'.encode("utf-16"), "not UTF-8"),
@@ -83,3 +83,10 @@ def test_the_shipped_rules_see_the_metadata():
     row = b'{"text": "a b c", "title": "IRONCLAD WARSHIP"}'
     assert outcome(row, drop_where={"title": ["IRONCLAD WARSHIP"]}).reason == "named_in_config"
     assert outcome(row, drop_where={"title": ["Ironclad"]}).reason == ""
+
+
+def test_how_deep_metadata_may_be_does_not_depend_on_the_interpreter():
+    deep = b"[" * 100 + b"]" * 100
+    flat = b"[" + b'"[[", ' * 200 + b'""]'
+    for value, reason in ((deep[1:-1], ""), (deep, "nested more than 100 deep"), (flat, "")):
+        assert outcome(b'{"text": "some words here", "n": ' + value + b"}").broken == reason

@@ -204,3 +204,59 @@ def test_rules_and_duplicates_are_counted_by_reason(tmp_path):
     card = (tmp_path / "out/DATA_CARD.md").read_text()
     assert "exact_duplicate: 1" in card
     assert "`Not wanted here.`" in card
+
+
+def test_parquet_values_that_python_cannot_hold(tmp_path):
+    """Bytes that are no UTF-8 make a broken row, a date beyond Python's none at all; the rows beside them stay."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    good, bad = b"A good row.", b"\xff\xfe bad"
+    size = len(good) + len(bad)
+    offsets = pyarrow.py_buffer(b"".join(n.to_bytes(4, "little") for n in (0, len(good), size)))
+    text = pyarrow.Array.from_buffers(pyarrow.string(), 2, [None, offsets, pyarrow.py_buffer(good + bad)])
+    when = pyarrow.array([2**58, 0], pyarrow.int64()).cast(pyarrow.timestamp("ms"))
+    parquet.write_table(pyarrow.table({"text": text, "when": when}), tmp_path / "a.parquet")
+    manifest, documents = corpus(tmp_path, kind="parquet", files=[str(tmp_path / "a.parquet")])
+    assert [document.text for document in documents] == ["A good row."]
+    assert manifest.counts["dropped"] == {"broken_row": 1}
+
+
+def test_damage_inside_a_gzip_names_the_file(tmp_path):
+    data = bytearray(gzip.compress(b'{"text": "abc"}\n' * 5000, mtime=0))
+    data[30:60] = b"\xff" * 30
+    (tmp_path / "a.jsonl.gz").write_bytes(data)
+    with pytest.raises(DataError, match=r"a.jsonl.gz cannot be read"):
+        corpus(tmp_path, kind="jsonl", files=[str(tmp_path / "a.jsonl.gz")])
+
+
+def test_suffixes_in_capitals_hidden_files_and_broken_links(tmp_path):
+    (tmp_path / "data" / ".notes").mkdir(parents=True)
+    (tmp_path / "data/.notes/b.jsonl").write_text('{"text": "hidden"}\n')
+    (tmp_path / "data/A.JSONL").write_text('{"text": "seen"}\n')
+    _, documents = corpus(tmp_path, kind="jsonl", files=[str(tmp_path / "data")])
+    assert [document.text for document in documents] == ["seen"]
+    (tmp_path / "gone.jsonl").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"gone.jsonl is no file"):
+        corpus(tmp_path, kind="jsonl", files=[str(tmp_path / "*.jsonl")])
+
+
+def test_a_local_copy_is_its_data_not_its_card(tmp_path):
+    from lumi.corpus.sources import at_hand, find_files
+
+    def hub(**values):
+        return SourceConfig.from_values(
+            {"name": "w", "kind": "hub", "dataset": "a/b", "licence": "none", "files": [str(tmp_path)], **values},
+            "test",
+        )
+
+    (tmp_path / "README.md").write_text("A card. " * 1000)
+    assert at_hand(hub()).kind == "hub"
+    names = ["20231101.en/train-00000.parquet", "20231101.de/train-00000.parquet", "20231101.en/test-00000.parquet"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x" * 100)
+    (tmp_path / "dataset_infos.json").write_text("{}")
+    (tmp_path / "notes.jsonl").write_text("{}\n")
+    found = at_hand(hub(subset="20231101.en", split="train"))
+    assert (found.kind, found.files) == ("parquet", (str(tmp_path / names[0]),))
+    assert len(find_files(at_hand(hub(split="validation")))) == 3, "no layout that says which is which"

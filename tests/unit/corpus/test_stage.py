@@ -214,11 +214,14 @@ def test_files_at_hand_are_read_instead_of_the_hub(tmp_path, raw, capsys):
 def test_too_small_a_disk_is_said_before_any_work(tmp_path, raw, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=10_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(DataError, match=r"about 0\.0 GB") as error:
+    with pytest.raises(DataError, match=r"about 0 MB more") as error:
         prepare_corpus(config(tmp_path, {"files": [str(raw)]}))
     assert "max_bytes" in error.value.way_out
     assert [path.name for path in tmp_path.iterdir()] == [raw.name]
-    assert prepare_corpus(config(tmp_path, {"files": [str(raw)], "max_bytes": 5000})).counts["documents"] == 50
+    small = config(tmp_path, {"files": [str(raw)], "max_bytes": 5000})
+    assert prepare_corpus(small).counts["documents"] == 50
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=0))
+    assert prepare_corpus(small).counts["documents"] == 50, "what is built needs no more room"
 
 
 def write_texts(path, *texts):
@@ -278,3 +281,48 @@ def test_everything_at_once_is_in_the_card(tmp_path):
     for word in ("gopher_", "## Near duplicates", "## Languages", "quality_tokens.svg", '"languages": ['):
         assert word in card
     assert all(f"({out.file})" in card for out in manifest.files(suffix=".svg"))
+
+
+def test_a_source_without_a_usable_row_is_an_error_each_time(tmp_path, raw):
+    """A source that was read to its end, and recorded, must not pass on the next try."""
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"body": "x"}\n{"text": 3}\n')
+    both = config(tmp_path, {"name": "good", "files": [str(raw)]}, {"name": "bad", "files": [str(bad)]})
+    for _ in range(2):
+        with pytest.raises(DataError, match=f"bad has not one usable row.*\n  {bad}:1: no text under 'text'"):
+            prepare_corpus(both)
+    assert not both.output_dir.exists()
+
+
+def test_segments_that_a_kill_left_are_no_hindrance(tmp_path, raw, monkeypatch):
+    """Killed while the segments were deleted: whichever are left, the same command ends the same."""
+    from lumi.artifacts import Workspace
+
+    monkeypatch.setattr(stage_module, "_CHUNK_ROWS", 20)
+    values = config(tmp_path, {"files": [str(raw)]}, shard_bytes=1000)
+    prepare_corpus(values)
+    whole = {path.name: path.read_bytes() for path in values.output_dir.glob("shard_*")}
+    real = Workspace.discard
+
+    for kill_at in range(1, 60, 7):
+        shutil.rmtree(values.output_dir)
+        calls = []
+
+        def discard(work, file, calls=calls, kill_at=kill_at):
+            calls.append(file)
+            if len(calls) == kill_at:
+                raise KeyboardInterrupt
+            real(work, file)
+
+        monkeypatch.setattr(Workspace, "discard", discard)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_corpus(values)
+        monkeypatch.setattr(Workspace, "discard", real)
+        prepare_corpus(values)
+        assert {path.name: path.read_bytes() for path in values.output_dir.glob("shard_*")} == whole
+        assert not (values.output_dir / "staged").exists()
+
+
+def test_a_language_that_is_no_code(tmp_path, raw):
+    with pytest.raises(ConfigError, match="languages"):
+        config(tmp_path, {"files": [str(raw)]}, languages=["English"])
