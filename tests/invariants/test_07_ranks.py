@@ -1,12 +1,16 @@
 """Invariant 7: several ranks train the model that one would, and resume it exactly."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 from safetensors.torch import load_file
 from tests.training_runs import (
+    REPOSITORY,
     assert_same_checkpoint,
     config,
     losses,
@@ -99,3 +103,20 @@ def test_a_signal_to_one_rank_stops_all_of_them_at_the_same_step(packed, tmp_pat
     assert "the same command continues" in outputs[0]
     assert "the same command continues" not in outputs[1]
     assert len(list((tmp_path / "run").glob("step_*"))) == 1
+
+
+def test_slurm_and_torchrun_start_the_same_run(packed, tmp_path):
+    """The variables of srun, and torchrun itself: the same ranks, the same weights."""
+    for name in ("slurm", "torchrun"):
+        write(tmp_path / f"{name}.json", packed, tmp_path / name, schedule__max_steps=5, sample_prompts=[])
+    names = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
+    start = f"import os; [os.environ.__setitem__(b, os.environ.pop(a)) for a, b in {names}.items()]"
+    codes, outputs = outcomes(start_ranks(tmp_path / "slurm.json", before=start))
+    assert codes == [0, 0], "\n".join(outputs)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+               "scripts/04_pretrain.py", "--config", str(tmp_path / "torchrun.json")]  # fmt: skip
+    done = subprocess.run(command, cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True,
+                          text=True, check=False, timeout=120)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "2 x CPU, ddp" in done.stderr
+    assert_same_checkpoint(tmp_path / "slurm/final", tmp_path / "torchrun/final")

@@ -6,11 +6,12 @@ Everything that comes from data is escaped.
 
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path, PurePath
 from string import Template
+from typing import Any
 
 from lumi.artifacts import write_atomically
 from lumi.config import Config
@@ -144,7 +145,43 @@ def _mix(record: RunRecord) -> str:
     if not total:
         return note("Data mix: not recorded.")
     rows = [(name, drawn / total, f"{100 * drawn / total:.1f} %, {drawn:,} rows") for name, drawn in mixes[-1].items()]
-    return "<h3>Data mix, as drawn</h3>" + bars(rows)
+    return "<h3>Data mix, as drawn</h3>" + bars(rows) + _curriculum(record)
+
+
+def _curriculum(record: RunRecord) -> str:
+    """Return the share of each data set along the run, and where its data phases begin."""
+    shares = shares_along(record.metrics)
+    if len(shares) < 2:
+        return ""  # a single data set has nothing to show
+    chart = figure(line_chart("Share of the rows of each step", shares, x_label="step", y_label="share"))
+    phases = record.run.get("phases", [])
+    notes = [
+        note(f"From step {phase['start_step']:,}: {', '.join(escape(data['name']) for data in phase['data'])}.")
+        for phase in phases
+    ]
+    return chart + "".join(notes if len(notes) > 1 else [])
+
+
+def shares_along(metrics: Sequence[Mapping[str, Any]], windows: int = 60) -> dict[str, tuple[list[float], list[float]]]:
+    """Return (steps, shares of the rows drawn since the point before) of each data set, at ``windows`` points at most.
+
+    A new data phase counts from zero again.
+    """
+    lines = [record for record in metrics if record.get("mix")]
+    every = -(-len(lines) // windows) or 1
+    shares: dict[str, tuple[list[float], list[float]]] = {}
+    before: Mapping[str, int] = {}
+    for number, record in enumerate(lines, 1):
+        anew = number < len(lines) and sum(lines[number]["mix"].values()) < sum(record["mix"].values())
+        if number % every and number < len(lines) and not anew:
+            continue
+        drawn = {name: rows - before.get(name, 0) for name, rows in record["mix"].items()}
+        for name, rows in drawn.items():
+            steps, values = shares.setdefault(name, ([], []))
+            steps.append(record["step"])
+            values.append(rows / max(sum(drawn.values()), 1))
+        before = {} if anew else record["mix"]
+    return shares
 
 
 def _perplexity_section(record: RunRecord) -> str:

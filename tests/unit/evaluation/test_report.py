@@ -151,3 +151,19 @@ def test_a_broken_run_is_named(run, break_it, error, message):
     break_it(run)
     with pytest.raises(error, match=message):
         write_report(ReportConfig(run=run))
+
+
+def test_the_mix_is_shown_along_the_run_and_a_new_phase_counts_from_zero():
+    from lumi.evaluation.report import shares_along
+
+    lines = [{"step": n, "mix": {"a": 3 * n, "b": n}} for n in range(1, 11)]
+    lines += [{"step": 10, "val_loss": {"a": 1.0}}]
+    lines += [{"step": 10 + n, "mix": {"c": 4 * n}} for n in range(1, 6)]
+    assert shares_along(lines) == {
+        "a": (list(range(1, 11)), [0.75] * 10),
+        "b": (list(range(1, 11)), [0.25] * 10),
+        "c": (list(range(11, 16)), [1.0] * 5),
+    }
+    few = shares_along(lines, windows=3)
+    assert few["a"] == ([5, 10], [0.75, 0.75])
+    assert few["c"] == ([15], [1.0])
