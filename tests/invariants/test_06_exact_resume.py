@@ -1,14 +1,19 @@
 """Invariant 6: an interrupted run that was resumed is, bit for bit, the run that was never interrupted."""
 
 import json
+import random
+import shutil
 import signal
 import time
 
+import numpy as np
 import pytest
+import torch
 from tests import training_runs
 from tests.training_runs import assert_same_checkpoint, config, settings, start_script
 
 from lumi.pretraining import pretrain
+from lumi.training import CausalLMObjective
 
 
 def test_sigkill_through_the_script(packed, tmp_path):
@@ -79,3 +84,31 @@ def test_two_data_sets_keep_their_mix(packed, packed_other, tmp_path):
     )
     whole = training_runs.losses(tmp_path / "whole/final")
     assert [record["mix"] for record in whole if record["mix"]][-1] == {packed.name: 20, packed_other.name: 60}
+
+
+def test_a_line_that_a_save_falls_into_is_the_uninterrupted_one(packed, tmp_path):
+    """Saves between two lines of the log: the line after the resume covers steps from before it."""
+    changes = {"schedule__max_steps": 40, "training__log_steps": 7, "training__eval_steps": 9}
+    for name in ("whole", "parts"):
+        pretrain(config([packed], tmp_path / name, **changes))
+    for folder in ("step_20", "step_30", "step_40", "final", "best"):
+        shutil.rmtree(tmp_path / "parts" / folder, ignore_errors=True)
+    pretrain(config([packed], tmp_path / "parts", **changes))
+    assert_same_checkpoint(tmp_path / "whole/final", tmp_path / "parts/final")
+
+
+def test_generators_go_on_where_they_were(packed, tmp_path, monkeypatch):
+    """A loss that draws from every global generator, as a third party's dropout would."""
+    real = CausalLMObjective.loss
+
+    def noisy(objective, model, rows):
+        return real(objective, model, rows) * (1 + 0.1 * (torch.rand(()) + random.random() + np.random.rand()))
+
+    monkeypatch.setattr(CausalLMObjective, "loss", noisy)
+    for name in ("whole", "parts"):
+        pretrain(config([packed], tmp_path / name))
+    for folder in ("step_20", "final", "best"):
+        shutil.rmtree(tmp_path / "parts" / folder)
+    torch.rand(5)
+    pretrain(config([packed], tmp_path / "parts"))
+    assert_same_checkpoint(tmp_path / "whole/final", tmp_path / "parts/final")
