@@ -174,14 +174,17 @@ def describe_file(folder: Path, file: str, rows: int | None = None, counts: dict
     return OutputFile(file=file, bytes=path.stat().st_size, sha256=sha256_file(path), rows=rows, counts=counts or {})
 
 
-def complete(partial: Path, final: Path, manifest: Manifest) -> None:
+def complete(partial: Path, final: Path, manifest: Manifest, scratch: Sequence[str] = ()) -> None:
     """Write the manifest into ``partial``, make everything durable and rename it to ``final``.
 
-    An older folder at ``final`` is set aside first and deleted last, so that one complete artifact is there at
-    every moment.
+    What was only needed for the work (``scratch``) goes once the manifest is there. An older folder at ``final`` is
+    set aside first and deleted last, so that one complete artifact is there at every moment.
     """
     write_run_info(partial)
     write_atomically(partial / MANIFEST, _sealed(manifest))
+    for name in scratch:
+        shutil.rmtree(partial / name, ignore_errors=True)
+        (partial / name).unlink(missing_ok=True)
     for path in partial.rglob("*"):
         _fsync(path)
     _fsync(partial)
@@ -266,6 +269,8 @@ class Workspace:
         """
         if self.output_dir.exists() and not self.output_dir.is_dir():
             raise IntegrityError(f"{self.output_dir} is a file", "choose another --output_dir")
+        if (self.path / MANIFEST).is_file():  # killed while it was published
+            return self._publish_again()
         if self.fresh or not self.output_dir.exists() or not any(self.output_dir.iterdir()):
             return None
         way_out = f"choose another --output_dir, or pass --fresh to replace what stands in {self.output_dir}"
@@ -337,19 +342,40 @@ class Workspace:
         self._records.pop(file, None)
         (self.path / file).unlink(missing_ok=True)
 
-    def publish(self, *, counts: dict[str, Any], versions: dict[str, str]) -> Manifest:
-        """Write the manifest over all recorded files and rename the folder to its final name."""
+    def _publish_again(self) -> Manifest | None:
+        """Finish a publish that was cut off; None where what it named is not all there."""
+        self.open()
+        try:
+            manifest = verify(self.path, self.kind, "")
+        except IntegrityError:
+            (self.path / MANIFEST).unlink()
+            return None
+        named = {Path(out.file).parts[0] for out in manifest.outputs} | {MANIFEST, RUN_INFO}
+        rest = [path.name for path in self.path.iterdir() if path.name not in named]
+        complete(self.path, self.output_dir, manifest, rest)
+        return manifest
+
+    def publish(self, *, counts: dict[str, Any], versions: dict[str, str], scratch: str | None = None) -> Manifest:
+        """Write the manifest over all recorded files and rename the folder to its final name.
+
+        Args:
+            counts: for the manifest.
+            versions: for the manifest.
+            scratch: a folder in it that was only needed for the work.
+        """
         manifest = Manifest(
             kind=self.kind,
             format_version=FORMAT_VERSION,
             key=self.key,
             config=self.config,
             inputs=self.inputs,
-            outputs=tuple(self._records[name] for name in sorted(self._records)),
+            outputs=tuple(
+                self._records[name]
+                for name in sorted(self._records)
+                if scratch is None or Path(name).parts[0] != scratch
+            ),
             counts=counts,
             versions=versions,
         )
-        (self.path / _RECORDS).unlink(missing_ok=True)
-        (self.path / _LOCK).unlink(missing_ok=True)
-        complete(self.path, self.output_dir, manifest)
+        complete(self.path, self.output_dir, manifest, [*([scratch] if scratch else []), _RECORDS, _LOCK])
         return manifest

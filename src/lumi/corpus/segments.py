@@ -13,7 +13,6 @@ is never worked out again.
 """
 
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from lumi.corpus.outcome import Outcome
 from lumi.corpus.quality import HISTOGRAMS
 from lumi.corpus.rows import Position
 
-_FOLDER = "staged"
+STAGED = "staged"
 _FAST = 1  # zstd's level for files that are read once
 
 
@@ -74,7 +73,7 @@ class Segment:
 
 
 def _name(number: int, kind: str) -> str:
-    return f"{_FOLDER}/{number:05d}.{kind}"
+    return f"{STAGED}/{number:05d}.{kind}"
 
 
 _KINDS = ("jsonl.zst", "digests.npy", "sizes.npy", "bands.npy", "rejected", "json")
@@ -91,14 +90,6 @@ def recorded_segments(work: Workspace) -> list[Segment]:
             Segment(work.path, number, data["source"], data["rows"], data["last"], counts, data["position"])
         )
     return segments
-
-
-def discard_segments(work: Workspace, segments: list[Segment]) -> None:
-    """Delete the segments, once nothing needs them; the last one first, so that a kill leaves a beginning."""
-    for segment in reversed(segments):
-        for kind in _KINDS:
-            work.discard(_name(segment.number, kind))
-    shutil.rmtree(work.path / _FOLDER, ignore_errors=True)
 
 
 class SegmentWriter:
@@ -150,7 +141,7 @@ class SegmentWriter:
         for column, (name, edges) in zip(bins.T, HISTOGRAMS.items(), strict=True):
             self.counts.bins[name] = np.bincount(column, minlength=len(edges) - 1).tolist()
         path = self.work.path
-        (path / _FOLDER).mkdir(exist_ok=True)
+        (path / STAGED).mkdir(exist_ok=True)
         text = zstandard.ZstdCompressor(level=_FAST).compress(b"".join(self._lines))
         (path / _name(self.number, "jsonl.zst")).write_bytes(text)
         digests = np.frombuffer(bytes(self._digests), dtype="<u8").reshape(-1, 2)

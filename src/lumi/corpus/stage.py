@@ -33,7 +33,7 @@ from lumi.corpus.exact_duplicates import first_of_each
 from lumi.corpus.near_duplicates import Clusters, candidates, near_duplicates
 from lumi.corpus.outcome import Outcome, outcomes_of
 from lumi.corpus.rows import Position, RawRow
-from lumi.corpus.segments import Segment, SegmentWriter, discard_segments, recorded_segments
+from lumi.corpus.segments import STAGED, Segment, SegmentWriter, recorded_segments
 from lumi.corpus.shards import write_rejected, write_shards
 from lumi.corpus.shingle_sets import ShingleSets
 from lumi.corpus.sources import at_hand, read_source, source_bytes, source_inputs
@@ -80,8 +80,8 @@ def prepare_corpus(config: CorpusConfig) -> Manifest:
             raise DataError("the corpus is empty: every document was dropped", _commonest(totals["dropped"]))
         for file in write_card(work.path, config, totals, counts, lengths, examples):
             work.record(file)
-        discard_segments(work, segments)
-        manifest = work.publish(counts=totals, versions=package_versions("zstandard", "matplotlib", "ftfy"))
+        versions = package_versions("zstandard", "matplotlib", "ftfy")
+        manifest = work.publish(counts=totals, versions=versions, scratch=STAGED)
     say(f"corpus: {config.output_dir}, {totals['documents']:,} documents, {totals['bytes'] / 1e6:,.1f} MB of text")
     return manifest
 
@@ -258,7 +258,7 @@ def _near_duplicates(
     texts = found.distinct
     if not len(texts):
         return Clusters()
-    sets = ShingleSets(work.path / "staged", segments, texts)
+    sets = ShingleSets(work.path / STAGED, segments, texts)
     with progress(f"corpus {config.name}: near duplicates", total=2 * len(texts), unit="documents") as bar:
         sets.collect(pool, bar.advance)
         order = _in_order_of_id(config, segments, texts)

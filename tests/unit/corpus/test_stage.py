@@ -294,33 +294,37 @@ def test_a_source_without_a_usable_row_is_an_error_each_time(tmp_path, raw):
     assert not both.output_dir.exists()
 
 
-def test_segments_that_a_kill_left_are_no_hindrance(tmp_path, raw, monkeypatch):
-    """Killed while the segments were deleted: whichever are left, the same command ends the same."""
-    from lumi.artifacts import Workspace
+def test_a_kill_while_publishing_loses_nothing(tmp_path, raw, monkeypatch):
+    """From the manifest to the rename: the same command only finishes what was begun."""
+    from lumi import artifacts
 
     monkeypatch.setattr(stage_module, "_CHUNK_ROWS", 20)
     values = config(tmp_path, {"files": [str(raw)]}, shard_bytes=1000)
     prepare_corpus(values)
-    whole = {path.name: path.read_bytes() for path in values.output_dir.glob("shard_*")}
-    real = Workspace.discard
+    whole = {path.name: path.read_bytes() for path in values.output_dir.iterdir() if path.name != "run_info.json"}
+    real_rmtree, real_fsync = shutil.rmtree, artifacts._fsync
 
-    for kill_at in range(1, 60, 7):
-        shutil.rmtree(values.output_dir)
-        calls = []
+    def killed(*_, **__):
+        raise KeyboardInterrupt
 
-        def discard(work, file, calls=calls, kill_at=kill_at):
-            calls.append(file)
-            if len(calls) == kill_at:
-                raise KeyboardInterrupt
-            real(work, file)
+    def killed_at_the_folder(path):
+        if path.is_dir():
+            raise KeyboardInterrupt
+        real_fsync(path)
 
-        monkeypatch.setattr(Workspace, "discard", discard)
+    for where, name, act in ((shutil, "rmtree", killed), (artifacts, "_fsync", killed_at_the_folder)):
+        real_rmtree(values.output_dir)
+        monkeypatch.setattr(where, name, act)
         with pytest.raises(KeyboardInterrupt):
             prepare_corpus(values)
-        monkeypatch.setattr(Workspace, "discard", real)
-        prepare_corpus(values)
-        assert {path.name: path.read_bytes() for path in values.output_dir.glob("shard_*")} == whole
-        assert not (values.output_dir / "staged").exists()
+        monkeypatch.setattr(shutil, "rmtree", real_rmtree)
+        monkeypatch.setattr(artifacts, "_fsync", real_fsync)
+        with monkeypatch.context() as patch:
+            patch.setattr(stage_module, "_stage", killed)  # nothing is worked out again
+            prepare_corpus(values)
+        found = {path.name: path.read_bytes() for path in values.output_dir.iterdir() if path.name != "run_info.json"}
+        assert found == whole
+        assert not list(tmp_path.glob("*.partial-*"))
 
 
 def test_a_language_that_is_no_code(tmp_path, raw):
