@@ -2,7 +2,7 @@
 
     python benchmarks/data_loading.py --data_dir data/processed/wiki_32k_1024 --corpus_dir data/corpus/wiki
 
-Rows: a thousand random ones at a time out of the memory map, and whole batches through sampler and loader; the
+Rows: a thousand random ones at a time, and whole batches through sampler and loader; the
 peer is a parquet table of the same rows. Text: our tokenizer on one CPU (packing runs it in a process a CPU); the
 peers are SentencePiece and transformers with the same vocabulary. Each figure is the median of several passes that
 take turns. The files are in the page cache; a first read comes at the speed of the disk.
@@ -44,7 +44,7 @@ def read_rows(dataset: ShardedTokenizedDataset) -> Iterator[tuple[str, Callable[
         finally:
             loader.close()
 
-    yield f"memory map, {ROWS} random rows", ours
+    yield f"{ROWS} random rows", ours
     yield f"sampler and loader, batches of {BATCH}", batches
 
 
