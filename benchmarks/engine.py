@@ -20,7 +20,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from lumi.model import ModelConfig, create_model, training_flops_per_token
@@ -37,34 +36,10 @@ from lumi.training import (
 )
 from lumi.training.cards import peak_flops
 from small_data import make_small_data
-from training import SHAPES
+from training import SHAPES, FixedRows
 
 VARIANTS = ("plain", "deterministic", "saving", "ddp", "fsdp")
 SAVES = 3
-
-
-class FixedRows:
-    """A loader that gives the same random rows at every step: the engine alone is timed."""
-
-    def __init__(self, rows: int, length: int, vocab_size: int) -> None:
-        self.rows = np.random.default_rng(0).integers(16, vocab_size, (rows, length + 1)).astype(np.uint16)
-        self.sequence_length = length
-
-    def next_batch(self) -> np.ndarray:
-        return self.rows
-
-    def rows_drawn(self) -> dict[str, int]:
-        return {}
-
-    def epochs(self) -> dict[str, float]:
-        return {}
-
-    def state_dict(self) -> dict[str, int]:
-        return {"position": 0}
-
-    def require_unchanged(self) -> None: ...
-
-    def close(self) -> None: ...
 
 
 def work(variant: str, shape: str, steps: int, folder: Path) -> None:

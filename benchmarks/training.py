@@ -38,6 +38,19 @@ class FixedRows:
     def next_batch(self) -> np.ndarray:
         return self.rows
 
+    def rows_drawn(self) -> dict[str, int]:
+        return {}
+
+    def epochs(self) -> dict[str, float]:
+        return {}
+
+    def state_dict(self) -> dict[str, int]:
+        return {"position": 0}
+
+    def require_unchanged(self) -> None: ...
+
+    def close(self) -> None: ...
+
 
 def our_step(config: ModelConfig, rows: int, micro: int, device: torch.device):
     torch._dynamo.reset()

@@ -9,6 +9,7 @@ import itertools
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ from lumi.training.status import read_status
 
 _BLOCKS = " \u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 _RUNS = Path("checkpoints")
+_RECENT = 11  # log lines that the rate is taken from
 
 
 class MonitorConfig(Config):
@@ -57,10 +59,12 @@ def monitor(config: MonitorConfig) -> None:
                 for _ in _looks(view, config.interval):
                     live.update(dashboard(view, time.time()), refresh=True)
         else:
+            recent: deque[dict[str, Any]] = deque(maxlen=_RECENT)
             for records in _looks(view, config.interval):
                 for record in records:
                     if "loss" in record:
-                        print(plain_line(view, record), flush=True)
+                        recent.append(record)
+                        print(plain_line(recent, view.status.get("last_step")), flush=True)
             print(f"{view.name}: {view.state}", file=sys.stderr)
     except KeyboardInterrupt:
         return
@@ -158,7 +162,7 @@ class View:
 
 def seconds_left(lines: Sequence[Mapping[str, Any]], last_step: int | None) -> float | None:
     """Return the seconds that are left, from the steps and seconds of the last ten lines."""
-    recent = lines[-11:]
+    recent = lines[-_RECENT:]
     if last_step is None or len(recent) < 2:
         return None
     steps: int = recent[-1]["step"] - recent[0]["step"]
@@ -196,12 +200,11 @@ def duration(seconds: float) -> str:
     return f"{minutes:.0f} min" if minutes < 90 else f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"
 
 
-def plain_line(view: View, record: Mapping[str, Any]) -> str:
-    """Return one log line as text."""
-    last = view.status.get("last_step")
+def plain_line(recent: Sequence[Mapping[str, Any]], last: int | None) -> str:
+    """Return the last of the recent log lines as text."""
+    record = recent[-1]
     loss = "not finite" if record["loss"] is None else f"{record['loss']:.4f}"
-    upto = [line for line in view.lines if line["step"] <= record["step"]]
-    left = seconds_left(upto, last)
+    left = seconds_left(list(recent), last)
     eta = "" if left is None else f", {duration(left)} left"
     spike = ", SPIKE" if record.get("spike") else ""
     step = f"{record['step']}/{last}" if last else str(record["step"])

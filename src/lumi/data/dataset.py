@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -158,3 +158,9 @@ class ShardedTokenizedDataset:
                 yield document[1:-1]
         if len(rest):
             yield rest[1:]
+
+
+def names_of(datasets: Sequence[ShardedTokenizedDataset]) -> list[str]:
+    """Return what data sets are called: their names, or their paths where two share a name."""
+    names = [dataset.name for dataset in datasets]
+    return names if len(set(names)) == len(names) else [str(dataset.path) for dataset in datasets]

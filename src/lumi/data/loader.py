@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lumi.artifacts import canonical_json, sha256_bytes
-from lumi.data.dataset import ShardedTokenizedDataset, Tokens
+from lumi.data.dataset import ShardedTokenizedDataset, Tokens, names_of
 from lumi.data.sampler import WeightedMultiDatasetSampler
 from lumi.errors import ConfigError, ResumeError
 
@@ -86,15 +86,11 @@ class BatchLoader:
 
         Data sets go by name, by path where two share a name.
         """
-        return dict(zip(self._names(), self.sampler.rows_drawn(self.position), strict=True))
+        return dict(zip(names_of(self.datasets), self.sampler.rows_drawn(self.position), strict=True))
 
     def epochs(self) -> dict[str, float]:
         """Return how often each data set was gone through so far."""
-        return dict(zip(self._names(), self.sampler.epochs(self.position), strict=True))
-
-    def _names(self) -> list[str]:
-        names = [dataset.name for dataset in self.datasets]
-        return names if len(set(names)) == len(names) else [str(dataset.path) for dataset in self.datasets]
+        return dict(zip(names_of(self.datasets), self.sampler.epochs(self.position), strict=True))
 
     def require_unchanged(self) -> None:
         """Check that the data sets are still those that were opened.

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from lumi.data import ShardedTokenizedDataset
+from lumi.data.dataset import names_of
 from lumi.model import IGNORE, Llama, next_token_losses
 from lumi.training import Ranks, next_token_labels
 
@@ -23,10 +24,8 @@ class HeldOutLoss:
         self.datasets, self.rows, self.micro_batch_size, self.ranks = datasets, rows, micro_batch_size, ranks
 
     def __call__(self, model: Llama) -> Mapping[str, float]:
-        names = [dataset.name for dataset in self.datasets]
-        if len(set(names)) < len(names):  # two folders of one name
-            names = [str(dataset.path) for dataset in self.datasets]
-        return {name: self._loss(model, dataset) for name, dataset in zip(names, self.datasets, strict=True)}
+        named = zip(names_of(self.datasets), self.datasets, strict=True)
+        return {name: self._loss(model, dataset) for name, dataset in named}
 
     def _loss(self, model: Llama, dataset: ShardedTokenizedDataset) -> float:
         ranks, rows = self.ranks, min(self.rows, len(dataset))

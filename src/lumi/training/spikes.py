@@ -1,10 +1,18 @@
 """Loss spikes: a logged loss that stands out from those before it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from statistics import fmean, pstdev
+from typing import Any
 
 _LINES = 50  # looked back at
 _FEWEST = 20
+
+
+def recent_losses(records: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Return the logged losses that a new one is held against, in their order; only the end of the run is looked at."""
+    found = (record["loss"] for record in reversed(records) if record.get("loss") is not None)
+    return list(islice(found, _LINES))[::-1]
 
 
 def is_spike(earlier: Sequence[float], loss: float) -> bool:

@@ -43,7 +43,7 @@ from lumi.training.random_state import rng_state, set_rng_state
 from lumi.training.saver import CheckpointSaver, Moment, RunFolder
 from lumi.training.schedule import ScheduleConfig, learning_rate_factor
 from lumi.training.snapshot import HostCopies
-from lumi.training.spikes import is_spike
+from lumi.training.spikes import is_spike, recent_losses
 from lumi.training.status import RunStatus
 from lumi.training.tally import Tally
 
@@ -254,7 +254,7 @@ class Trainer:
             "mix": self.loader.rows_drawn(),
             "epochs": self.loader.epochs(),
         }
-        if is_spike([r["loss"] for r in self.metrics.records if r.get("loss") is not None], loss):
+        if is_spike(recent_losses(self.metrics.records), loss):
             record["spike"] = True
             if self.ranks.is_first:
                 say(f"WARNING: loss spike at step {self.step}: {loss:.3f}, gradient norm {line['norm']:.2f}")
