@@ -76,6 +76,17 @@ def test_no_part_of_a_long_document_is_left_out(tmp_path):
         assert len(tokenizer.encode(character)) == 1
 
 
+def test_no_piece_goes_on_behind_a_newline(tmp_path):
+    texts = [f'"Who?"\n"I," he said.\n\n"And {n}"\n* one\n* two \ufdd0' for n in range(300)]
+    train_tokenizer(make_config([make_corpus(tmp_path / "corpus", texts)], tmp_path / "tokenizer", vocab_size=330,
+                                character_coverage=1.0))  # fmt: skip
+    tokenizer = Tokenizer.load(tmp_path / "tokenizer")
+    pieces = [tokenizer.piece_bytes(token) for token in range(tokenizer.vocab_size)]
+    assert [piece for piece in pieces if piece.endswith(b".\n\n")]  # those that end with newlines are there
+    assert not [piece for piece in pieces if b"\n" in piece.rstrip(b"\n")]
+    assert "\ufdd0".encode() not in pieces
+
+
 def test_the_sample_keeps_to_budget_and_weights(tmp_path):
     first = make_corpus(tmp_path / "first", [f"first {n:04d}" for n in range(3000)])
     second = make_corpus(tmp_path / "second", [f"second {n:03d}" for n in range(1000)])
