@@ -32,6 +32,7 @@ from lumi.training import (
     ScheduleConfig,
     Trainer,
     TrainingConfig,
+    WholeModel,
     join_ranks,
 )
 from lumi.training.cards import peak_flops
@@ -55,7 +56,7 @@ def work(variant: str, shape: str, steps: int, folder: Path) -> None:
         model=create_model(config).to(ranks.device),
         objective=CausalLMObjective(),
         loader=FixedRows(rows, length, vocab_size),
-        tokenizer=Tokenizer.load(folder / "tokenizer"),
+        files=WholeModel(config, Tokenizer.load(folder / "tokenizer")),
         optimizer=OptimizerConfig(learning_rate=1e-3),
         schedule=ScheduleConfig(max_steps=total),
         training=TrainingConfig(

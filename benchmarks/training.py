@@ -58,7 +58,7 @@ def our_step(config: ModelConfig, rows: int, micro: int, device: torch.device):
         model=create_model(config).to(device),
         objective=CausalLMObjective(),
         loader=FixedRows(rows, config.sequence_length, config.vocab_size),
-        tokenizer=None,
+        files=None,
         optimizer=OptimizerConfig(learning_rate=1e-3),
         schedule=ScheduleConfig(max_steps=10_000),
         training=TrainingConfig(batch_size=rows, precision="bf16"),

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors.torch import load_file
 
 from lumi.pretraining import PretrainConfig
+from lumi.training import ModelFiles
+from lumi.training.checkpoint import TrainingState, begin_checkpoint, publish_checkpoint, write_common, write_share
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -97,6 +100,19 @@ def losses(checkpoint: Path) -> list[dict[str, Any]]:
     lines = (checkpoint / "training_state" / "metrics.jsonl").read_text().splitlines()
     kept = ("step", "loss", "val_loss", "learning_rate", "grad_norm", "tokens", "mix", "epochs", "samples", "bad_steps")
     return [{key: record.get(key) for key in kept} for record in map(json.loads, lines)]
+
+
+def write_checkpoint(
+    folder: Path, files: ModelFiles, weights: dict[str, Any], run: dict[str, Any], metrics: Any = (), **progress: Any
+) -> None:
+    """Write a checkpoint as the engine does, without a run."""
+    nothing = {"x": torch.zeros(1)}
+    state = TrainingState({"step": 0, "tokens": 0, **progress}, nothing, nothing, metrics)
+    begin_checkpoint(folder)
+    outputs = write_share(folder, state, 0) + write_common(
+        folder, lambda partial: files.write(weights, partial), state, run
+    )
+    publish_checkpoint(folder, outputs, {}, state.progress)
 
 
 class FixedRows:

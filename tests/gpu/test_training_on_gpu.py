@@ -118,7 +118,7 @@ def test_a_step_takes_the_memory_that_the_formula_says(tmp_path):
         model=create_model(config).cuda(),
         objective=CausalLMObjective(),
         loader=FixedRows(32, 1024, config.vocab_size),
-        tokenizer=None,
+        files=None,
         optimizer=OptimizerConfig(learning_rate=1e-3),
         schedule=ScheduleConfig(max_steps=10),
         training=TrainingConfig(batch_size=32, precision="bf16"),

@@ -40,7 +40,7 @@ def trajectory():
         model=create_model(CONFIG, seed=1),
         objective=CausalLMObjective(),
         loader=Rows(),
-        tokenizer=None,
+        files=None,
         optimizer=OptimizerConfig(learning_rate=0.01),
         schedule=ScheduleConfig(max_steps=20),
         training=TrainingConfig(batch_size=8, micro_batch_size=4, device="cpu"),

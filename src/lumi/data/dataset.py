@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,34 @@ from lumi.tokenizer import EOS_ID, PAD_ID
 PACKED = "packed data"
 Split = Literal["train", "val"]
 Tokens = NDArray[np.uint16]
+
+
+class Rows(Protocol):
+    """A data set of packed rows, of text or of conversations."""
+
+    name: str
+    path: Path
+    manifest_sha256: str
+    sequence_length: int
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of a row."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def rows(self, indices: NDArray[np.int64]) -> Tokens:
+        """Return rows, uint16 [len(indices), *row_shape], in the order asked for."""
+        ...
+
+    def require_unchanged(self) -> None:
+        """Check that the open files are still those that were hashed.
+
+        Raises:
+            IntegrityError: one was written to.
+        """
+        ...
 
 
 @dataclass
@@ -119,6 +147,10 @@ class ShardedTokenizedDataset:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        return (self.sequence_length + 1,)
+
     def rows(self, indices: NDArray[np.int64]) -> Tokens:
         """Return rows, uint16 [len(indices), sequence_length + 1], in the order asked for."""
         indices = np.asarray(indices, dtype=np.int64)
@@ -160,7 +192,7 @@ class ShardedTokenizedDataset:
             yield rest[1:]
 
 
-def names_of(datasets: Sequence[ShardedTokenizedDataset]) -> list[str]:
+def names_of(datasets: Sequence[Rows]) -> list[str]:
     """Return what data sets are called: their names, or their paths where two share a name."""
     names = [dataset.name for dataset in datasets]
     return names if len(set(names)) == len(names) else [str(dataset.path) for dataset in datasets]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lumi.artifacts import canonical_json, sha256_bytes
-from lumi.data.dataset import ShardedTokenizedDataset, Tokens, names_of
+from lumi.data.dataset import Rows, Tokens, names_of
 from lumi.data.sampler import WeightedMultiDatasetSampler
 from lumi.errors import ConfigError, ResumeError
 
@@ -31,7 +31,7 @@ class BatchLoader:
 
     def __init__(
         self,
-        datasets: Sequence[ShardedTokenizedDataset],
+        datasets: Sequence[Rows],
         sampler: WeightedMultiDatasetSampler,
         *,
         batch_size: int,
@@ -64,7 +64,7 @@ class BatchLoader:
         self._ahead: tuple[int, Future[Tokens]] | None = None
 
     def next_batch(self) -> Tokens:
-        """Return the next rows of this rank, uint16 [batch_size / world_size, sequence_length + 1]."""
+        """Return the next rows of this rank, uint16 [batch_size / world_size, *row_shape]."""
         if self._ahead is None or self._ahead[0] != self.position:
             self._ahead = (self.position, self._reader.submit(self._read, self.position))
         batch = self._ahead[1].result()
@@ -75,7 +75,7 @@ class BatchLoader:
     def _read(self, position: int) -> Tokens:
         share = self.batch_size // self.world_size
         dataset, row = self.sampler.samples(position + self.rank * share, share)
-        batch = np.empty((share, self.sequence_length + 1), dtype=np.uint16)
+        batch = np.empty((share, *self.datasets[0].row_shape), dtype=np.uint16)
         for index in np.unique(dataset):
             chosen = dataset == index
             batch[chosen] = self.datasets[index].rows(row[chosen])

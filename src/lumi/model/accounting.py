@@ -30,17 +30,18 @@ def count_parameters(config: ModelConfig) -> Parameters:
     return Parameters(total=config.n_layer * block + d + embedding, embedding=embedding)
 
 
-def training_flops_per_token(config: ModelConfig, sequence_length: int) -> float:
+def training_flops_per_token(config: ModelConfig, sequence_length: int, *, frozen: bool = False) -> float:
     """Return the model's own operations per trained token, forward and backward.
 
     3 (2 (L (attention and feed-forward matrices) + V d) + 2 L T d_attention): a multiply and an add per weight,
     twice that in the backward pass, causal attention counted as half of its square. Recomputation is not counted.
+    With frozen matrices (LoRA) their own gradients fall away, and what the adapter needs is not counted.
     """
     d = config.d_model
     d_attention = config.n_head * config.head_dim
     matrices = config.n_layer * (2 * d * config.head_dim * (config.n_head + config.num_kv_heads) + 3 * d * config.d_ffn)
     attention = 2 * config.n_layer * sequence_length * d_attention
-    return 3.0 * (2 * (matrices + config.vocab_size * d) + attention)
+    return (2.0 if frozen else 3.0) * 2 * (matrices + config.vocab_size * d) + 3.0 * attention
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def training_memory(
     compute_bytes: int,
     recompute: bool,
     shards: int = 1,
+    trainable: int | None = None,
 ) -> Memory:
     """Estimate the bytes of one training step with AdamW and float32 weights.
 
@@ -76,10 +78,12 @@ def training_memory(
         compute_bytes: bytes of an activation (2 for bf16 and fp16, 4 for fp32).
         recompute: activation checkpointing: only the input of each block is kept.
         shards: ranks that share weights, gradients and optimiser (FSDP).
+        trainable: parameters that have gradients and optimiser state; default: all.
     """
     from lumi.model.loss import chunk_positions
 
     count = count_parameters(config).total
+    trained = count if trainable is None else trainable
     tokens = micro_batch_size * sequence_length
     d, f, heads = config.d_model, config.d_ffn, config.n_head * config.head_dim
     kv = config.num_kv_heads * config.head_dim
@@ -91,8 +95,8 @@ def training_memory(
     chunk = min(tokens, chunk_positions("cuda", config.vocab_size)) * config.vocab_size
     return Memory(
         weights=4 * count // shards,
-        gradients=4 * count // shards,
-        optimizer=8 * count // shards,
+        gradients=4 * trained // shards,
+        optimizer=8 * trained // shards,
         activations=kept + compute_bytes * (count - count_parameters(config).embedding // 2),
         logits=chunk * 4 + tokens * config.vocab_size * compute_bytes + 4 * config.vocab_size * d,
     )
@@ -107,6 +111,7 @@ def largest_micro_batch(
     compute_bytes: int,
     recompute: bool,
     shards: int = 1,
+    trainable: int | None = None,
 ) -> int | None:
     """Return the largest divisor of ``rows`` whose step fits into the memory; None: not even one row does."""
     for size in range(rows, 0, -1):
@@ -118,6 +123,7 @@ def largest_micro_batch(
                 compute_bytes=compute_bytes,
                 recompute=recompute,
                 shards=shards,
+                trainable=trainable,
             )
             if memory.total <= memory_bytes:
                 return size

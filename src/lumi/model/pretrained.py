@@ -1,7 +1,7 @@
 """Models on disk: the folder that `AutoModelForCausalLM.from_pretrained` and vLLM load as it is."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,15 +14,15 @@ from lumi.errors import DataError, IntegrityError
 from lumi.model.attention import choose_attention
 from lumi.model.config import ModelConfig
 from lumi.model.llama import Llama
-from lumi.tokenizer.ids import BOS_ID, EOS_ID, PAD_ID
+from lumi.tokenizer.ids import BOS_ID, PAD_ID
 
 WEIGHTS = "model.safetensors"
 CHECKPOINT = "checkpoint"
 
 
-def write_model(config: ModelConfig, weights: Mapping[str, Tensor], folder: Path) -> list[str]:
+def write_model(config: ModelConfig, weights: Mapping[str, Tensor], folder: Path, stop_ids: Sequence[int]) -> list[str]:
     """Write config, generation config and weights (float32, on the CPU) into a folder; return the file names."""
-    generation = {"bos_token_id": BOS_ID, "eos_token_id": [EOS_ID], "pad_token_id": PAD_ID, "do_sample": True}
+    generation = {"bos_token_id": BOS_ID, "eos_token_id": [*stop_ids], "pad_token_id": PAD_ID, "do_sample": True}
     (folder / "config.json").write_text(json.dumps(config.to_transformers(), indent=1) + "\n", encoding="utf8")
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=1) + "\n", encoding="utf8")
     save_file(dict(weights), folder / WEIGHTS, metadata={"format": "pt"})

@@ -13,8 +13,7 @@ from lumi.errors import ConfigError
 from lumi.model import choose_device, create_model
 from lumi.planning.config import PlanConfig
 from lumi.progress import progress
-from lumi.tokenizer import Tokenizer
-from lumi.training import CausalLMObjective, Ranks, RunFolder, Trainer
+from lumi.training import CausalLMObjective, ModelFiles, Ranks, RunFolder, Trainer
 from lumi.training.metrics import memory_bytes
 
 _WARM_UP_STEPS = 3  # the first one compiles
@@ -38,6 +37,7 @@ class _RandomRows:
     def __init__(self, rows: int, length: int, vocab_size: int, seed: int) -> None:
         draw = np.random.default_rng(seed)
         self.rows = draw.integers(16, vocab_size, (rows, length + 1), dtype=np.uint16)
+        self.sequence_length = length
 
     def next_batch(self) -> Any:
         return self.rows
@@ -61,7 +61,7 @@ def probe(config: PlanConfig, *, micro_batch_size: int, recompute: bool) -> Meas
             model=create_model(config.model, seed=training.seed, attention=training.attention).to(device),
             objective=CausalLMObjective(document_masking=training.document_masking),
             loader=cast(BatchLoader, rows),
-            tokenizer=cast(Tokenizer, None),  # it goes into checkpoints, and there are none
+            files=cast(ModelFiles, None),  # they make checkpoints, and there are none
             optimizer=config.optimizer,
             schedule=config.schedule,
             training=training,

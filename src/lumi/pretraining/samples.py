@@ -1,6 +1,7 @@
 """Sample texts during training: the same prompts each time, so that one can watch the model learn."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from lumi.inference import GenerationConfig, generate
 from lumi.model import Llama
@@ -19,9 +20,8 @@ class SampleTexts:
     def __init__(self, tokenizer: Tokenizer, prompts: Sequence[str], max_new_tokens: int) -> None:
         self.tokenizer, self.prompts, self.max_new_tokens = tokenizer, prompts, max_new_tokens
 
-    def __call__(self, model: Llama, step: int) -> Sequence[Mapping[str, str]]:
-        """Return ``prompt`` and ``text`` of each sample."""
+    def __call__(self, model: Llama, step: int) -> Mapping[str, Any]:
+        """Return ``samples``: ``prompt`` and ``text`` of each."""
         config = GenerationConfig(max_new_tokens=self.max_new_tokens, seed=step)
-        return [
-            {"prompt": one.prompt, "text": one.text} for one in generate(model, self.tokenizer, self.prompts, config)
-        ]
+        completions = generate(model, self.tokenizer, self.prompts, config)
+        return {"samples": [{"prompt": one.prompt, "text": one.text} for one in completions]}

@@ -17,7 +17,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,8 @@ from lumi.artifacts import (
 )
 from lumi.artifacts import verify as verify_artifact
 from lumi.errors import IntegrityError, ResumeError
-from lumi.model.config import ModelConfig
-from lumi.model.pretrained import CHECKPOINT, WEIGHTS, write_model
+from lumi.model.pretrained import CHECKPOINT, WEIGHTS
 from lumi.progress import say
-from lumi.tokenizer import Tokenizer
 
 STATE = "training_state"
 _INDEX = "optimizer.index.json"
@@ -87,16 +85,11 @@ def write_share(folder: Path, state: TrainingState, rank: int) -> list[OutputFil
 
 
 def write_common(
-    folder: Path,
-    model: ModelConfig,
-    weights: Mapping[str, Tensor],
-    tokenizer: Tokenizer,
-    state: TrainingState,
-    run: dict[str, Any],
+    folder: Path, write_model: Callable[[Path], list[str]], state: TrainingState, run: dict[str, Any]
 ) -> list[OutputFile]:
-    """Write what all ranks have alike."""
+    """Write what all ranks have alike; ``write_model`` writes the model's files into a folder and names them."""
     partial = partial_folder(folder)
-    files = write_model(model, weights, partial) + tokenizer.export(partial)
+    files = write_model(partial)
     _write_json(partial / "run.json", run)
     _write_json(partial / STATE / "state.json", state.progress)
     lines = "".join(json.dumps(record) + "\n" for record in state.metrics)
@@ -138,31 +131,6 @@ def publish_checkpoint(
         versions=package_versions("torch", "safetensors"),
     )
     complete(partial_folder(folder), folder, manifest)
-
-
-def save_checkpoint(
-    folder: Path,
-    model: ModelConfig,
-    weights: Mapping[str, Tensor],
-    tokenizer: Tokenizer,
-    state: TrainingState,
-    run: dict[str, Any],
-    identity: dict[str, Any],
-) -> None:
-    """Write a checkpoint of a single process; it is complete or not there at all.
-
-    Args:
-        folder: where it will stand.
-        model: the shape.
-        weights: float32, on the CPU.
-        tokenizer: copied in, so that the folder needs nothing else.
-        state: for the resume.
-        run: becomes run.json: resolved config, data, hashes, counts.
-        identity: the config's identity; goes into the manifest and its key.
-    """
-    begin_checkpoint(folder)
-    outputs = write_share(folder, state, 0) + write_common(folder, model, weights, tokenizer, state, run)
-    publish_checkpoint(folder, outputs, identity, state.progress)
 
 
 def link_checkpoint(source: Path, target: Path) -> None:

@@ -1,5 +1,6 @@
 """What training minimises. The Trainer knows time, data and checkpoints; an objective knows the loss."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -22,31 +23,50 @@ class Objective(Protocol):
 
 
 def next_token_labels(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Split packed rows [B, T + 1] into inputs and labels [B, T]; padding is not scored.
+    """Split packed rows into inputs and labels [B, T].
 
-    This is the one place in Lumi where labels are shifted.
+    Rows are [B, T + 1] tokens, of which padding is not scored, or [B, 2, T + 1]: tokens, and which of them are
+    scored. This is the one place in Lumi where labels are shifted.
     """
-    return rows[:, :-1], rows[:, 1:].masked_fill(rows[:, 1:] == PAD_ID, IGNORE)
+    if rows.ndim == 2:
+        tokens, scored = rows, rows != PAD_ID
+    else:
+        tokens, scored = rows[:, 0], rows[:, 1] != 0
+    return tokens[:, :-1], tokens[:, 1:].masked_fill(~scored[:, 1:], IGNORE)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Packed rows as a model takes them."""
+
+    tokens_BT: Tensor
+    labels_BT: Tensor
+    mask_B1TS: Tensor | None  # None: plain causal attention
 
 
 class CausalLMObjective:
-    """Next-token cross entropy over packed rows.
+    """Next-token cross entropy over packed rows, of text or of conversations (see `next_token_labels`).
 
     Args:
-        document_masking: attention does not cross from one document into the next.
+        document_masking: attention does not cross from one document or conversation into the next.
     """
 
     def __init__(self, *, document_masking: bool = False) -> None:
         self.document_masking = document_masking
 
     def count(self, rows: Tensor) -> Tensor:
-        count: Tensor = (rows[:, 1:] != PAD_ID).sum()
+        count: Tensor = (next_token_labels(rows)[1] != IGNORE).sum()
         return count
 
-    def loss(self, model: Llama, rows: Tensor) -> Tensor:
+    def batch(self, rows: Tensor) -> Batch:
+        """Return inputs, labels and mask of packed rows."""
         tokens_BT, labels_BT = next_token_labels(rows)
-        mask = document_mask(tokens_BT, BOS_ID) if self.document_masking else None
-        return summed_loss(model, model.hidden(tokens_BT, mask_B1TS=mask), labels_BT)
+        mask_B1TS = document_mask(tokens_BT, BOS_ID) if self.document_masking else None
+        return Batch(tokens_BT, labels_BT, mask_B1TS)
+
+    def loss(self, model: Llama, rows: Tensor) -> Tensor:
+        batch = self.batch(rows)
+        return summed_loss(model, model.hidden(batch.tokens_BT, mask_B1TS=batch.mask_B1TS), batch.labels_BT)
 
 
 class LossModule(nn.Module):

@@ -8,7 +8,7 @@ replicas they are the parameters themselves.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -57,9 +57,9 @@ class Replicas:
         """Return the global norm of the gradients."""
         return torch.nn.utils.get_total_norm(gradients)
 
-    def whole_weights(self) -> dict[str, Tensor]:
-        """Return the whole parameters by name, on the device."""
-        return {name: parameter.detach() for name, parameter in self.parameters.items()}
+    def whole_weights(self, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
+        """Return the whole parameters of the wanted names, on the device."""
+        return {name: parameter.detach() for name, parameter in self.parameters.items() if wanted(name)}
 
     def rows_of(self, name: str) -> tuple[int, int] | None:
         """Return which rows of a parameter this rank holds; None: all."""
@@ -121,9 +121,10 @@ class Shards:
         """Return the global norm of the gradients, those of the other ranks' rows included."""
         return self.ranks.sum(torch.nn.utils.get_total_norm(gradients).square()).sqrt()
 
-    def whole_weights(self) -> dict[str, Tensor]:
-        """Gather the whole parameters by name, on the device."""
-        return {name: parameter.detach().full_tensor() for name, parameter in self._sharded.items()}  # type: ignore[attr-defined]
+    def whole_weights(self, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
+        """Gather the whole parameters of the wanted names, on the device."""
+        chosen = {name: parameter.detach() for name, parameter in self._sharded.items() if wanted(name)}
+        return {name: parameter.full_tensor() for name, parameter in chosen.items()}  # type: ignore[attr-defined]
 
     def rows_of(self, name: str) -> tuple[int, int] | None:
         """Return which rows of a parameter this rank holds."""

@@ -21,9 +21,7 @@ from torch import Tensor
 
 from lumi.artifacts import OutputFile
 from lumi.errors import LumiError
-from lumi.model.config import ModelConfig
 from lumi.progress import say
-from lumi.tokenizer import Tokenizer
 from lumi.training.checkpoint import (
     TrainingState,
     begin_checkpoint,
@@ -36,6 +34,7 @@ from lumi.training.checkpoint import (
     write_share,
 )
 from lumi.training.distributed import Channel, Ranks
+from lumi.training.model_files import ModelFiles
 from lumi.training.snapshot import Snapshot
 
 RETRY_SECONDS = 60.0  # after a save that failed
@@ -86,16 +85,13 @@ class CheckpointSaver:
 
     Args:
         run: where to.
-        model: the shape.
-        tokenizer: copied into each.
+        files: writes what they hold of the model.
         ranks: all of them take part in every call.
         keep: how many of the newest step folders stay; None: all.
     """
 
-    def __init__(
-        self, run: RunFolder, model: ModelConfig, tokenizer: Tokenizer, ranks: Ranks, keep: int | None
-    ) -> None:
-        self.run, self.model, self.tokenizer, self.ranks, self.keep = run, model, tokenizer, ranks, keep
+    def __init__(self, run: RunFolder, files: ModelFiles, ranks: Ranks, keep: int | None) -> None:
+        self.run, self.files, self.ranks, self.keep = run, files, ranks, keep
         self._channel = Channel(ranks.world_size)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="lumi-saver")
         self._writing: Future[None] | None = None
@@ -164,7 +160,7 @@ class CheckpointSaver:
         outputs = write_share(folder, state, self.ranks.rank)
         if self.ranks.is_first:
             run = {**self.run.description, "step": state.progress["step"], "tokens": state.progress["tokens"]}
-            outputs += write_common(folder, self.model, weights, self.tokenizer, state, run)
+            outputs += write_common(folder, lambda partial: self.files.write(weights, partial), state, run)
         return [output.resolved() for output in outputs]
 
     def _publish(

@@ -9,7 +9,7 @@ a bad step stay there, and the host looks at them only when it logs.
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -21,15 +21,15 @@ from lumi.errors import LumiError
 from lumi.model import Llama, choose_dtype, training_flops_per_token
 from lumi.progress import Bar, progress, say
 from lumi.randomness import seed_global_generators
-from lumi.tokenizer import Tokenizer
 from lumi.training.best import is_best, validations_since_best
 from lumi.training.cards import peak_flops
-from lumi.training.checkpoint import StoredState, TrainingState, link_checkpoint
+from lumi.training.checkpoint import StoredState, TrainingState
 from lumi.training.config import TrainingConfig
 from lumi.training.distributed import Ranks
 from lumi.training.interruption import Interruption
 from lumi.training.loss_scale import LossScale
 from lumi.training.metrics import MetricsLog, card_temperature, memory_bytes
+from lumi.training.model_files import ModelFiles
 from lumi.training.objective import LossModule, Objective
 from lumi.training.optimizer import (
     OptimizerConfig,
@@ -53,8 +53,8 @@ Validate = Callable[[Llama], Mapping[str, float]]
 class Sampler(Protocol):
     """Writes sample texts during training."""
 
-    def __call__(self, model: Llama, step: int) -> Sequence[Mapping[str, str]]:
-        """Return ``prompt`` and ``text`` of each sample."""
+    def __call__(self, model: Llama, step: int) -> Mapping[str, Any]:
+        """Return what goes into the log: ``samples``, with ``prompt`` and ``text`` of each, and figures of them."""
         ...
 
 
@@ -65,7 +65,7 @@ class Trainer:
         model: float32 weights, on the ranks' device.
         objective: what is minimised.
         loader: gives this rank's share of each global batch, and knows its position.
-        tokenizer: copied into every checkpoint.
+        files: writes what checkpoints hold of the model.
         optimizer: see `OptimizerConfig`.
         schedule: see `ScheduleConfig`; its steps are those of the present data phase.
         training: see `TrainingConfig`.
@@ -85,7 +85,7 @@ class Trainer:
         model: Llama,
         objective: Objective,
         loader: BatchLoader,
-        tokenizer: Tokenizer,
+        files: ModelFiles,
         optimizer: OptimizerConfig,
         schedule: ScheduleConfig,
         training: TrainingConfig,
@@ -95,7 +95,7 @@ class Trainer:
         validate: Validate | None = None,
         sampler: Sampler | None = None,
     ) -> None:
-        self.model, self.objective, self.loader = model, objective, loader
+        self.model, self.objective, self.loader, self.files = model, objective, loader, files
         self.optimizer_config, self.schedule, self.config = optimizer, schedule, training
         self.ranks, self.run, self.validate, self.sampler = ranks, run, validate, sampler
         self.micro_batch_size = micro_batch_size
@@ -115,8 +115,10 @@ class Trainer:
         self.tally = Tally(device)
         self.metrics = MetricsLog(run.path if ranks.is_first else None)
         self.copies = HostCopies(device)
-        self.saver = CheckpointSaver(run, model.config, tokenizer, ranks, training.save_total_limit)
+        self.saver = CheckpointSaver(run, files, ranks, training.save_total_limit)
         self._peak_flops = peak_flops(device, training.peak_tflops)
+        frozen = not all(parameter.requires_grad for parameter in model.parameters())
+        self._flops_per_token = training_flops_per_token(model.config, loader.sequence_length, frozen=frozen)
 
     @property
     def last_step(self) -> int:
@@ -165,7 +167,7 @@ class Trainer:
                 say(f"stopped after step {self.step}, saved; the same command continues from there")
             raise SystemExit(interruption.exit_code or 143)
         if self.ranks.is_first:
-            link_checkpoint(self.run.step_folder(self.step), self.run.path / "final")
+            self.files.finish(self.run.step_folder(self.step), self.run.path / "final")
         self._tell("finished")
         self.ranks.barrier()
 
@@ -201,7 +203,7 @@ class Trainer:
         self.tally.add(total, count, norm, bad, self.scale.at_fault(bad))
         self.scale.update(bad)
         self.step += 1
-        self.tokens += rows.shape[0] * self.ranks.world_size * (rows.shape[1] - 1)
+        self.tokens += rows.shape[0] * self.ranks.world_size * (rows.shape[-1] - 1)
 
     def learning_rate(self) -> float:
         """Return the rate of the step about to be made."""
@@ -235,7 +237,7 @@ class Trainer:
         self._start_clock()
         length = self.loader.sequence_length
         rate = steps * self.config.batch_size * length / max(seconds, 1e-9)
-        flops = rate * training_flops_per_token(self.model.config, length)
+        flops = rate * self._flops_per_token
         loss = line["loss_sum"] / max(line["count_sum"], 1)
         peak = self._peak_flops
         record = {
@@ -275,7 +277,7 @@ class Trainer:
             if self.validate is not None:
                 self.metrics.write({"step": self.step, "val_loss": dict(self.validate(model))})
             if self.sampler is not None:
-                self.metrics.write({"step": self.step, "samples": list(self.sampler(model, self.step))})
+                self.metrics.write({"step": self.step, **self.sampler(model, self.step)})
         patience = self.config.early_stopping_patience
         if patience is not None and validations_since_best(self.metrics.records, self.phase_start) >= patience:
             self.stopped_early = True
@@ -290,11 +292,9 @@ class Trainer:
 
     def _tensors(self) -> dict[str, Tensor]:
         """Return what a checkpoint copies from the device, by the names that `Moment` reads."""
-        whole = self.parallel.whole_weights()
+        whole = self.parallel.whole_weights(self.files.holds)
         if not self.ranks.is_first:
             whole = {}
-        elif self.model.config.tie_embeddings:
-            whole.pop("lm_head.weight", None)
         # every rank's optimiser where it is in shards, else the first one's
         optimizer: dict[str, Tensor] = {}
         if self.ranks.is_first or self._shard_rows() is not None:

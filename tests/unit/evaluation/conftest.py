@@ -4,15 +4,15 @@ import json
 from types import SimpleNamespace
 
 import pytest
-import torch
 from tests.corpora import PLAIN
+from tests.training_runs import write_checkpoint
 
 from lumi.corpus import CorpusConfig, prepare_corpus
 from lumi.data import PackConfig, ShardedTokenizedDataset, pack_dataset
 from lumi.model import ModelConfig, count_parameters, create_model
 from lumi.model.pretrained import weights as model_weights
 from lumi.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
-from lumi.training.checkpoint import TrainingState, save_checkpoint
+from lumi.training import WholeModel
 
 WORDS = """the history of a small old town and its water mill where many people lived in years of good
 weather""".split()  # noqa: SIM905
@@ -63,9 +63,9 @@ def made(tmp_path_factory):
          "tokens_per_second": 100.0, "utilisation": None, "mix": {"packed": s}}
         for s in range(1, 21)
     ] + [{"step": 20, "val_loss": {"packed": 4.2}}]  # fmt: skip
-    state = TrainingState({"step": 20, "tokens": 1000}, {"x": torch.zeros(1)}, {"x": torch.zeros(1)}, metrics)
     final = root / "run" / "final"
-    save_checkpoint(final, shape, model_weights(create_model(shape)), tokenizer, state, run, {})
+    files = WholeModel(shape, tokenizer)
+    write_checkpoint(final, files, model_weights(create_model(shape)), run, metrics, step=20, tokens=1000)
     return SimpleNamespace(root=root, raw=raw, packed=root / "packed", tokenizer=root / "tokenizer", final=final)
 
 

@@ -1,14 +1,14 @@
 """`lumi generate`: the text goes to standard output, streamed or whole."""
 
 import pytest
-import torch
+from tests.training_runs import write_checkpoint
 
 from lumi.errors import TokenizerMismatch
 from lumi.inference import GenerateConfig, GenerationConfig, generate, run_generate
 from lumi.model import ModelConfig, create_model, load_model
 from lumi.model.pretrained import weights
 from lumi.tokenizer import Tokenizer
-from lumi.training.checkpoint import TrainingState, save_checkpoint
+from lumi.training import WholeModel
 
 SETTINGS = GenerationConfig(temperature=1.0, max_new_tokens=10, seed=3)
 
@@ -19,16 +19,7 @@ def checkpoint(tokenizer, tmp_path_factory):
     shape = ModelConfig(
         vocab_size=tokenizer.vocab_size, n_layer=1, d_model=32, n_head=2, head_dim=16, sequence_length=32
     )
-    nothing = {"x": torch.zeros(1)}
-    save_checkpoint(
-        folder,
-        shape,
-        weights(create_model(shape)),
-        tokenizer,
-        TrainingState({"step": 0, "tokens": 0}, nothing, nothing, []),
-        {},
-        {},
-    )
+    write_checkpoint(folder, WholeModel(shape, tokenizer), weights(create_model(shape)), {})
     return folder
 
 

@@ -6,8 +6,7 @@ import pytest
 from tests.training_runs import config, losses
 
 from lumi.pretraining import pretrain
-from lumi.pretraining.validation import HeldOutLoss
-from lumi.training import newest_complete
+from lumi.training import HeldOutLoss, newest_complete
 from lumi.training.status import read_status
 
 
@@ -64,7 +63,7 @@ def test_the_micro_batch_that_fits_is_found_and_kept(packed, tmp_path, monkeypat
     def limit(rows):
         shape = config([packed], tmp_path).model
         need = training_memory(shape, micro_batch_size=rows, sequence_length=32, compute_bytes=4, recompute=False)
-        monkeypatch.setattr("lumi.pretraining.recipe.free_memory", lambda device: need.total / 0.9 + 1)
+        monkeypatch.setattr("lumi.training.recipe.free_memory", lambda device: need.total / 0.9 + 1)
 
     limit(2)
     pretrain(config([packed], tmp_path, schedule__max_steps=10, schedule__lr_schedule="constant"))

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from lumi.data import ShardedTokenizedDataset
+from lumi.data import Rows
 from lumi.data.dataset import names_of
 from lumi.model import IGNORE, Llama, next_token_losses
-from lumi.training import Ranks, next_token_labels
+from lumi.training.distributed import Ranks
+from lumi.training.objective import CausalLMObjective
 
 
 class HeldOutLoss:
@@ -19,25 +20,27 @@ class HeldOutLoss:
     """
 
     def __init__(
-        self, datasets: Sequence[ShardedTokenizedDataset], *, rows: int, micro_batch_size: int, ranks: Ranks
+        self, datasets: Sequence[Rows], objective: CausalLMObjective, *, rows: int, micro_batch_size: int, ranks: Ranks
     ) -> None:
-        self.datasets, self.rows, self.micro_batch_size, self.ranks = datasets, rows, micro_batch_size, ranks
+        self.datasets, self.objective = datasets, objective
+        self.rows, self.micro_batch_size, self.ranks = rows, micro_batch_size, ranks
 
     def __call__(self, model: Llama) -> Mapping[str, float]:
         named = zip(names_of(self.datasets), self.datasets, strict=True)
         return {name: self._loss(model, dataset) for name, dataset in named}
 
-    def _loss(self, model: Llama, dataset: ShardedTokenizedDataset) -> float:
+    def _loss(self, model: Llama, dataset: Rows) -> float:
         ranks, rows = self.ranks, min(self.rows, len(dataset))
         share = -(-rows // ranks.world_size)
         sums = torch.zeros(2, dtype=torch.float64, device=ranks.device)
         for start in range(0, share, self.micro_batch_size):
             places = np.arange(start, min(start + self.micro_batch_size, share)) * ranks.world_size + ranks.rank
             # past the end a row stands in that does not count: shards need all ranks at every forward pass
-            tokens = dataset.rows(np.minimum(places, rows - 1)).astype("int64")
-            tokens_BT, labels_BT = next_token_labels(torch.from_numpy(tokens).to(ranks.device))
-            labels_BT[torch.from_numpy(places >= rows).to(ranks.device)] = IGNORE
-            sums[0] += next_token_losses(model, tokens_BT, labels_BT).double().sum()
-            sums[1] += (labels_BT != IGNORE).sum()
+            chosen = dataset.rows(np.minimum(places, rows - 1)).astype("int64")
+            batch = self.objective.batch(torch.from_numpy(chosen).to(ranks.device))
+            batch.labels_BT[torch.from_numpy(places >= rows).to(ranks.device)] = IGNORE
+            losses_BT = next_token_losses(model, batch.tokens_BT, batch.labels_BT, mask_B1TS=batch.mask_B1TS)
+            sums[0] += losses_BT.double().sum()
+            sums[1] += (batch.labels_BT != IGNORE).sum()
         total, count = ranks.sum(sums).tolist()
         return float(total / max(count, 1.0))
