@@ -46,6 +46,11 @@ STAGES = {
     "pretrain": Stage(
         "lumi.pretraining:PretrainConfig", "lumi.pretraining:pretrain", "train a model from scratch (04_pretrain.py)"
     ),
+    "prepare-sft-corpus": Stage(
+        "lumi.posttraining:SftCorpusConfig",
+        "lumi.posttraining:prepare_sft_corpus",
+        "conversations as data for SFT (02_prepare_sft_corpus.py)",
+    ),
     "plan": Stage("lumi.planning:PlanConfig", "lumi.planning:plan", "what a run will cost: memory, hours, disk"),
     "monitor": Stage("lumi.monitor:MonitorConfig", "lumi.monitor:monitor", "watch a run in the terminal, live"),
     "evaluate": Stage(

@@ -1,8 +1,9 @@
 """What a corpus is made from and how: sources, cleaning, rules, decontamination, near-dedup."""
 
 import multiprocessing
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -19,8 +20,8 @@ class SourceConfig(Config):
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
     """Written into each document, and the name of its file of rejected rows; unique in a corpus."""
     kind: Literal["package", "text", "jsonl", "parquet", "hub", "synthetic"]
-    """package: the embedded text; text: plain files; jsonl: one JSON object per line (plain, .gz, .xz, .zst);
-    parquet; hub: a Hugging Face data set, streamed; synthetic: seeded grammar text."""
+    """package: the embedded text; text: plain files; jsonl: one JSON object per line, or an array of them (plain,
+    .gz, .xz, .zst); parquet; hub: a Hugging Face data set, streamed; synthetic: seeded grammar text."""
     files: tuple[str, ...] = ()
     """Paths, folders or globs (text, jsonl, parquet). hub: where a copy is looked for first, of whatever form."""
     dataset: str | None = Field(default=None, min_length=1)
@@ -37,6 +38,8 @@ class SourceConfig(Config):
     """text: documents are split at this string; default: a file is one document."""
     max_bytes: int | None = Field(default=None, gt=0)
     """Stop after about this much text (UTF-8) that the rules keep, before dedup; required for synthetic."""
+    group_by: str | None = None
+    """Rows in a row that have the same value under this key become one, as a tree of messages (OASST1)."""
     drop_where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Drop documents whose metadata have one of these values, e.g. {"title": ["IRONCLAD WARSHIP"]}."""
     drop_lines_with: tuple[Annotated[str, Field(min_length=1)], ...] = ()
@@ -47,6 +50,28 @@ class SourceConfig(Config):
     """As the source states it."""
     citation: str = ""
     """Where it comes from."""
+
+    @property
+    def layout(self) -> str:
+        """What of a row is read, for messages."""
+        return f"text_field ({self.text_field!r})"
+
+    def wants_column(self, name: str, kind: Any) -> bool:
+        """Say whether a column of a hub data set is read: the text, and what holds one value a row.
+
+        Args:
+            name: of the column.
+            kind: its type in Arrow.
+        """
+        from pyarrow import types
+
+        single = (types.is_string, types.is_large_string, types.is_boolean, types.is_integer, types.is_floating,
+                  types.is_temporal)  # fmt: skip
+        return name == self.text_field or any(is_(kind) for is_ in single)
+
+    def missing_column(self, columns: Collection[str]) -> str | None:
+        """Return the column that a hub data set lacks, or None."""
+        return None if self.text_field in columns else self.text_field
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

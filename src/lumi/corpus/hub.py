@@ -192,7 +192,7 @@ def _rows_after(at: Position, source: SourceConfig, revision: str) -> Iterator[t
         following = stream.state_dict()
         fresh = table.slice(after - given)  # beyond the end: nothing
         given += table.num_rows - fresh.num_rows
-        for row in _single_values(fresh, source.text_field).to_pylist():
+        for row in _wanted_columns(fresh, source).to_pylist():
             rows += 1
             given += 1
             yield row, {**at, "rows": rows, "state": state, "after": given}
@@ -214,23 +214,16 @@ def _open_stream(source: SourceConfig, revision: str) -> Any:
         _check_online(source, hub)
     stream = datasets.load_dataset(name, source.subset, split=source.split, streaming=True, revision=commit)
     columns = stream.column_names
-    if columns is not None and source.text_field not in columns:
+    if columns is not None and (missing := source.missing_column(columns)):
         raise DataError(
-            f"source {source.name}: data set {name} has no column {source.text_field} (it has {', '.join(columns)})",
+            f"source {source.name}: data set {name} has no column {missing} (it has {', '.join(columns)})",
             "change `text_field` in the config",
         )
     return stream
 
 
-def _single_values(table: Any, text_field: str) -> Any:
-    """Keep the text and the columns that hold one string, number, truth value or date a row."""
-    from pyarrow import types
-
-    single = (types.is_string, types.is_large_string, types.is_boolean, types.is_integer, types.is_floating,
-              types.is_temporal)  # fmt: skip
-    return table.select(
-        [field.name for field in table.schema if field.name == text_field or any(is_(field.type) for is_ in single)]
-    )
+def _wanted_columns(table: Any, source: SourceConfig) -> Any:
+    return table.select([field.name for field in table.schema if source.wants_column(field.name, field.type)])
 
 
 def _libraries() -> tuple[ModuleType, ModuleType]:

@@ -8,9 +8,7 @@ at once; no row's outcome depends on another's, so any worker may do any chunk.
 
 import datetime
 import hashlib
-import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,16 +20,13 @@ from lumi.corpus.document import Document
 from lumi.corpus.language import languages_of
 from lumi.corpus.minhash import bands_of
 from lumi.corpus.quality import bins_of, verdicts
-from lumi.corpus.rows import RawRow
+from lumi.corpus.rows import BrokenRow, RawRow, row_values
 from lumi.corpus.rules import judge
 from lumi.corpus.statistics import statistics_of
 from lumi.corpus.words import Words
 from lumi.workers import Shared
 
 _EXCERPT = 200
-_DEEPEST = 100  # brackets within brackets
-_BOM = "\ufeff".encode()
-_JSON = json.JSONDecoder(parse_constant=lambda _name: None)  # NaN and Infinity, which are not JSON, become null
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +46,6 @@ class Outcome:
     num_characters: int = 0
     bins: bytes = b""  # where its statistics fall (`quality.HISTOGRAMS`)
     bands: bytes = b""  # of its MinHash signature
-
-
-class _BrokenRow(Exception):
-    """A row without a usable text."""
 
 
 @dataclass
@@ -82,8 +73,8 @@ def outcomes_of(
     for row in rows:
         try:
             draft = _draft(row, config, source)
-        except _BrokenRow as error:
-            outcomes.append(_broken(row, error))
+        except BrokenRow as error:
+            outcomes.append(broken_outcome(row, error))
             continue
         outcomes.append(_dropped(draft) if draft.reason else None)
         if not draft.reason:
@@ -93,10 +84,10 @@ def outcomes_of(
 
 
 def _draft(row: RawRow, config: CorpusConfig, source: SourceConfig) -> _Draft:
-    text, metadata = _parse(row, source.text_field)
+    text, metadata = _text_and_rest(row, source.text_field)
     text, changed = clean(text, config.cleaning, source.drop_lines_with)
     if not text.strip():
-        raise _BrokenRow("the text is empty")
+        raise BrokenRow("the text is empty")
     return _Draft(row, text, metadata, changed, reason=judge(text, metadata, config, source))
 
 
@@ -132,8 +123,8 @@ def _judged(
     for number, draft in enumerate(drafts):
         try:
             outcome = _outcome(draft, source, config.near_duplicates.drop_near_duplicates * bands[:, number].tobytes())
-        except _BrokenRow as error:  # metadata that JSON cannot hold
-            outcomes.append(_broken(draft.row, error))
+        except BrokenRow as error:  # metadata that JSON cannot hold
+            outcomes.append(broken_outcome(draft.row, error))
             continue
         outcomes.append(replace(outcome, language=found[number][0], bins=bins[:, number].tobytes()))
     return outcomes
@@ -147,7 +138,7 @@ def _outcome(draft: _Draft, source: SourceConfig, bands: bytes) -> Outcome:
     return Outcome(
         draft.row.place,
         digest,
-        _line(Document(digest.hex()[:32], draft.text, source.name, draft.metadata)),
+        document_line(Document(digest.hex()[:32], draft.text, source.name, draft.metadata)),
         excerpt=excerpt_of(draft.text),
         changed=tuple(draft.changed),
         cuts=tuple(draft.cuts),
@@ -169,58 +160,40 @@ def _dropped(draft: _Draft) -> Outcome:
     )
 
 
-def _broken(row: RawRow, error: _BrokenRow) -> Outcome:
+def broken_outcome(row: RawRow, error: BrokenRow) -> Outcome:
+    """Return the fate of a row that cannot be used."""
     return Outcome(row.place, broken=str(error), excerpt=_excerpt(row.data))
 
 
-def _parse(row: RawRow, text_field: str) -> tuple[str, dict[str, Any]]:
+def _text_and_rest(row: RawRow, text_field: str) -> tuple[str, dict[str, Any]]:
     """Return the text of a row and its other values."""
+    values = row_values(row)
+    text = values.pop(text_field, None)
     try:
-        if isinstance(row.data, bytes):
-            _require_flat(row.data)
-            values = _JSON.decode(row.data.removeprefix(_BOM).decode())
-        else:
-            values = dict(row.data)
-        if not isinstance(values, dict) or text_field not in values:
-            raise _BrokenRow(f"no text under {text_field!r}")
-        text = values.pop(text_field)
         if isinstance(text, bytes):
             text = text.decode()
         if not isinstance(text, str):
-            raise _BrokenRow(f"no text under {text_field!r}")
+            raise BrokenRow(f"no text under {text_field!r}")
         text.encode()  # lone surrogates, which JSON can spell and UTF-8 cannot
     except UnicodeError as error:
-        raise _BrokenRow(f"not UTF-8: {error}") from None
-    except json.JSONDecodeError as error:
-        raise _BrokenRow(f"not JSON: {error.msg}") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
-        raise _BrokenRow(f"not JSON that can be read: {error}") from None
+        raise BrokenRow(f"not UTF-8: {error}") from None
     return text, values
 
 
-def _require_flat(data: bytes) -> None:
-    """Refuse JSON that is nested more deeply than every interpreter can read, wherever its own limit lies.
+def document_line(document: Document) -> bytes:
+    """Return a document as a line of a shard; metadata that are no JSON become the nearest that are.
 
-    Brackets inside of strings are counted only where there are so many of them at all.
+    Raises:
+        BrokenRow: they cannot.
     """
-    if data.count(b"[") + data.count(b"{") <= _DEEPEST:
-        return
-    depth = 0
-    for bracket in re.findall(rb"[\[\]{}]", re.sub(rb'"(?:[^"\\]|\\.)*"', b"", data)):
-        depth += 1 if bracket in b"[{" else -1
-        if depth > _DEEPEST:
-            raise _BrokenRow(f"nested more than {_DEEPEST} deep")
-
-
-def _line(document: Document) -> bytes:
     try:
         return document.to_line()
     except UnicodeError as error:
-        raise _BrokenRow(f"metadata are not UTF-8: {error}") from None
+        raise BrokenRow(f"metadata are not UTF-8: {error}") from None
     except (TypeError, ValueError):  # rare, so looked at only now
-        return _line(replace(document, metadata=_json_values(document.metadata)))
+        return document_line(replace(document, metadata=_json_values(document.metadata)))
     except RecursionError as error:
-        raise _BrokenRow(f"metadata are nested too deeply: {error}") from None
+        raise BrokenRow(f"metadata are nested too deeply: {error}") from None
 
 
 def _json_values(value: Any) -> Any:

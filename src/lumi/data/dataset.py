@@ -1,28 +1,20 @@
-"""Packed rows on disk: nothing is loaded but the rows that are asked for.
+"""Packed rows on disk: nothing is loaded but the rows that are asked for."""
 
-Rows are read from open files, not through a memory map: reading a file that somebody cuts short is then an error
-with a name, where a map would end the process.
-"""
-
-import hashlib
 import itertools
-import os
-import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lumi.artifacts import MANIFEST, Manifest, read_manifest, sha256_file, verify
-from lumi.errors import DataError, IntegrityError
+from lumi.data.array_file import ArrayFile, Tokens
+from lumi.errors import DataError
 from lumi.tokenizer import EOS_ID, PAD_ID
 
 PACKED = "packed data"
 Split = Literal["train", "val"]
-Tokens = NDArray[np.uint16]
 
 
 class Rows(Protocol):
@@ -53,56 +45,6 @@ class Rows(Protocol):
         ...
 
 
-@dataclass
-class _Shard:
-    """One open file of rows, and what the file system said of it when its hash was checked."""
-
-    path: Path
-    handle: int
-    offset: int  # bytes of the .npy header
-    sha256: str
-    seen: tuple[int, ...]
-
-    @classmethod
-    def open(cls, path: Path, sha256: str, offset: int) -> Self:
-        handle = os.open(path, os.O_RDONLY)
-        shard = cls(path, handle, offset, sha256, _stamp(handle))
-        weakref.finalize(shard, os.close, handle)
-        return shard
-
-    def read(self, start: int, out: Tokens) -> None:
-        """Fill ``out`` with the rows from ``start`` on."""
-        into, at = out.data.cast("B"), self.offset + start * out.shape[1] * out.itemsize
-        while into:  # one call reads at most 2 GiB
-            read = os.preadv(self.handle, [into], at)
-            if read == 0:
-                raise _changed(self.path, "it has become shorter")
-            into, at = into[read:], at + read
-
-    def require_unchanged(self) -> None:
-        """Check that the file is the one that was hashed; hashed again only where its times have changed."""
-        stamp = _stamp(self.handle)
-        if stamp == self.seen:
-            return
-        with open(self.handle, "rb", closefd=False) as file:
-            file.seek(0)
-            if hashlib.file_digest(file, "sha256").hexdigest() != self.sha256:
-                raise _changed(self.path, "its sha256 is another one")
-        self.seen = stamp
-
-
-def _stamp(handle: int) -> tuple[int, ...]:
-    status = os.fstat(handle)
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _changed(path: Path, how: str) -> IntegrityError:
-    return IntegrityError(
-        f"{path} was changed while it was in use: {how}",
-        f"pack it again: make reencode-dataset DIR={path.parent}; then resume from a checkpoint older than the change",
-    )
-
-
 class ShardedTokenizedDataset:
     """One split of a packed data set: rows of ``sequence_length + 1`` tokens, uint16.
 
@@ -123,7 +65,8 @@ class ShardedTokenizedDataset:
             raise DataError(f"no packed data at {data_dir}", "pack a corpus first (scripts/03_pack_dataset.py)")
         self.path, self.split = data_dir, split
         read = verify if check else read_manifest
-        manifest: Manifest = read(data_dir, PACKED, f"pack it again: make reencode-dataset DIR={data_dir}")
+        way_out = f"pack it again: make reencode-dataset DIR={data_dir}"
+        manifest: Manifest = read(data_dir, PACKED, way_out)
         self.name = data_dir.resolve().name
         self.manifest_sha256 = sha256_file(data_dir / MANIFEST)
         self.tokenizer_sha256: str = manifest.counts["tokenizer_sha256"]
@@ -132,16 +75,10 @@ class ShardedTokenizedDataset:
         self.tokenizer_path = (data_dir / manifest.inputs[1].path).resolve()
         self.counts: dict[str, Any] = manifest.counts[split]
         files = manifest.files(prefix=f"{split}_", suffix=".npy")
-        self._shards: list[_Shard] = []
-        for out in files:
-            mapped = np.load(data_dir / out.file, mmap_mode="r", allow_pickle=False)
-            if mapped.dtype != np.uint16 or mapped.shape != (out.rows, self.sequence_length + 1):
-                raise IntegrityError(
-                    f"{data_dir / out.file} holds {mapped.dtype} {mapped.shape}, expected uint16"
-                    f" ({out.rows}, {self.sequence_length + 1})",
-                    f"pack it again: make reencode-dataset DIR={data_dir}",
-                )
-            self._shards.append(_Shard.open(data_dir / out.file, out.sha256, mapped.offset))
+        self._shards = [
+            ArrayFile.open(data_dir / out.file, out.sha256, (out.rows or 0, self.sequence_length + 1), way_out)
+            for out in files
+        ]
         self._starts = np.cumsum([0] + [out.rows or 0 for out in files])
 
     def __len__(self) -> int:

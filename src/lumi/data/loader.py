@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from lumi.artifacts import canonical_json, sha256_bytes
-from lumi.data.dataset import Rows, Tokens, names_of
+from lumi.data.array_file import Tokens
+from lumi.data.dataset import Rows, names_of
 from lumi.data.sampler import WeightedMultiDatasetSampler
 from lumi.errors import ConfigError, ResumeError
 

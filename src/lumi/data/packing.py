@@ -21,7 +21,8 @@ from pydantic import Field
 from lumi.artifacts import Manifest, OutputFile, Workspace, artifact_input, package_versions, read_manifest, verify
 from lumi.config import Config
 from lumi.corpus import Document, read_shard_lines
-from lumi.data.dataset import PACKED, Tokens
+from lumi.data.array_file import Tokens
+from lumi.data.dataset import PACKED
 from lumi.errors import ConfigError, DataError
 from lumi.progress import progress, say
 from lumi.randomness import unit_interval

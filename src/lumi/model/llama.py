@@ -19,16 +19,17 @@ from lumi.model.config import ModelConfig
 from lumi.randomness import torch_generator
 
 
-class Linear(nn.Module):
+class Linear(nn.Linear):
     """y = x W^T in x's type, whatever type W is kept in."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__()
-        self.in_features, self.out_features = in_features, out_features
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        super().__init__(in_features, out_features, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
+    def reset_parameters(self) -> None:
+        """Leave the weights as they are: they are drawn by `create_model`, or loaded."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, self.weight.to(input.dtype))
 
 
 def project_together(x: Tensor, *projections: nn.Module) -> tuple[Tensor, ...]:
@@ -148,7 +149,7 @@ class Llama(nn.Module):
         self.model = Decoder(config)
         self.lm_head = Linear(config.d_model, config.vocab_size)
         if config.tie_embeddings:
-            self.lm_head.weight = self.model.embed_tokens.weight  # type: ignore[assignment]
+            self.lm_head.weight = self.model.embed_tokens.weight
         table = rotary_table(config.sequence_length, config.head_dim, config.rope_theta)
         self.register_buffer("rotary_2TE", table, persistent=False)
         self.compute_dtype = torch.float32

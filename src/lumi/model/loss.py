@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lumi.model.llama import Linear, Llama
+from lumi.model.lora import RowHead
 
 IGNORE = -100  # label of a position that is not scored
 _CHUNK_LOGITS = {"cpu": 2**22, "cuda": 2**27}  # logits in one chunk
@@ -23,14 +24,21 @@ def chunk_positions(device_type: str, vocab_size: int) -> int:
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """sum over positions of -log softmax(hidden W^T)[label]."""
+    """sum over positions of -log softmax(hidden W^T)[label].
+
+    What is trained of W: all of it, or, where ``ids`` are given, the rows that stand in for those of W there.
+    """
 
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, rows_KD: Tensor | None, ids_K: Tensor | None
+    ) -> Tensor:
         weight = weight_VD.to(hidden_ND.dtype)
+        if rows_KD is not None and ids_K is not None:
+            weight = weight.index_copy(0, ids_K, rows_KD.to(hidden_ND.dtype))
         total = torch.zeros((), device=hidden_ND.device)
         grad_hidden = torch.empty_like(hidden_ND)
-        grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32)
+        grad_weight = torch.zeros_like(weight_VD if rows_KD is None else rows_KD, dtype=torch.float32)
         step = chunk_positions(hidden_ND.device.type, weight.shape[0])
         for start in range(0, hidden_ND.shape[0], step):
             hidden_CD, labels_C = hidden_ND[start : start + step], labels_N[start : start + step]
@@ -47,27 +55,31 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 grad_CV.scatter_add_(1, target_C1, torch.full_like(log_sum_C1, -1.0))
             grad_CV = grad_CV.mul_(scored_C.unsqueeze(1)).to(hidden_ND.dtype)
             grad_hidden[start : start + step] = grad_CV @ weight
-            grad_weight += grad_CV.t() @ hidden_CD
+            grad_weight += (grad_CV if ids_K is None else grad_CV[:, ids_K]).t() @ hidden_CD
         ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.of_rows = rows_KD is not None
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grads[0].to(grad_hidden.dtype), grad_weight * grads[0], None
+        grad_hidden, grad_weight = grad_hidden * grads[0].to(grad_hidden.dtype), grad_weight * grads[0]
+        return (grad_hidden, None, None, grad_weight, None) if ctx.of_rows else (grad_hidden, grad_weight) + (None,) * 3
 
 
 def summed_loss(model: Llama, hidden_BTD: Tensor, labels_BT: Tensor) -> Tensor:
     """Return the summed cross entropy in nats, a float32 scalar; positions labelled `IGNORE` do not count.
 
-    The chunked form needs the bare head weight, so a head that is wrapped (LoRA) is called as it is.
+    The chunked form needs to know what the head is made of, so one that it does not know is called as it is.
     """
     hidden_ND, labels_N = hidden_BTD.flatten(0, 1), labels_BT.flatten()
-    if type(model.lm_head) is not Linear:
-        return F.cross_entropy(model.lm_head(hidden_ND).float(), labels_N, ignore_index=IGNORE, reduction="sum")
+    head = model.lm_head
     if not torch.is_grad_enabled():
         return _losses(model, hidden_ND, labels_N).sum()
-    loss: Tensor = _LinearCrossEntropy.apply(hidden_ND, model.lm_head.weight, labels_N)  # type: ignore[no-untyped-call]
+    if type(head) not in (Linear, RowHead):
+        return F.cross_entropy(head(hidden_ND).float(), labels_N, ignore_index=IGNORE, reduction="sum")
+    rows_KD, ids_K = (head.rows, head.ids_K) if isinstance(head, RowHead) else (None, None)
+    loss: Tensor = _LinearCrossEntropy.apply(hidden_ND, head.weight, labels_N, rows_KD, ids_K)  # type: ignore[no-untyped-call]
     return loss
 
 

@@ -1,0 +1,151 @@
+"""Shapes: in what forms data sets keep conversations, and how each becomes messages.
+
+    messages            {"messages": [{"role": ..., "content": ...}]}                  OpenAI, SmolTalk, UltraChat
+    sharegpt            {"conversations": [{"from": "human", "value": ...}], "system"?}  ShareGPT, OpenHermes
+    turns               {"turns": ["...", "..."]} or objects: a speaker and a text, in turn
+    alpaca              {"instruction", "input"?, "output", "system"?, "history"?}     Alpaca, GPTeacher, Dolly
+    prompt_completion   {"prompt", "completion"}                                       also OpenOrca
+    tree                rows {"message_id", "parent_id", "role", "text", "rank"?}       OASST1: the best-ranked path
+
+Which one a row has is seen from its keys. Reading checks types; whether the messages are a conversation is judged
+afterwards (`problem_of`), so that each kind of fault is counted by its name.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+from lumi.conversation import Message, Role
+
+ShapeName = Literal["auto", "messages", "sharegpt", "turns", "alpaca", "prompt_completion", "tree"]
+SHAPES = get_args(ShapeName)[1:]
+
+_ROLES: dict[str, Role] = {
+    "system": "system",
+    "user": "user", "human": "user", "prompter": "user", "instruction": "user", "question": "user",
+    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant",
+    "answer": "assistant",
+}  # fmt: skip
+_LISTS = {"messages": "messages", "conversations": "sharegpt", "conversation": "sharegpt", "turns": "turns"}
+_SPEAKER = ("role", "from", "speaker", "agent")
+_TEXT = ("content", "value", "utterance", "message", "text")
+_ASKED = ("prompt", "question", "query")
+_ANSWERED = ("completion", "response", "answer", "output", "chosen")
+_NOTHING = {"", "<noinput>", "noinput", "n/a", "none"}  # what stands for no input in Alpaca and its heirs
+
+Row = Mapping[str, Any]
+
+
+class UnusableRow(Exception):
+    """A row that holds no messages; says why."""
+
+
+def shape_of(row: Row) -> str:
+    """Return the shape that a row has by its keys.
+
+    Raises:
+        UnusableRow: none that is known.
+    """
+    if "tree" in row:
+        return "tree"
+    for key, shape in _LISTS.items():
+        if isinstance(row.get(key), list):
+            return shape
+    if "instruction" in row:
+        return "alpaca"
+    if _first(row, _ASKED) and _first(row, _ANSWERED):
+        return "prompt_completion"
+    raise UnusableRow(f"no known shape: its keys are {', '.join(sorted(row)) or 'none'}")
+
+
+def messages_of(row: Row, shape: ShapeName = "auto", roles: Mapping[str, Role] | None = None) -> list[Message]:
+    """Return the messages of a row.
+
+    Args:
+        row: as it was read.
+        shape: ``auto`` looks at its keys.
+        roles: more names of roles, as this data set has them.
+
+    Raises:
+        UnusableRow: a key is missing, a value is of another type, or a role is unknown.
+    """
+    known = {**_ROLES, **{name.lower(): role for name, role in (roles or {}).items()}}
+    found = shape_of(row) if shape == "auto" else shape
+    if found == "alpaca":
+        return _alpaca(row)
+    if found == "prompt_completion":
+        return [*_system(row), Message("user", _required(row, _ASKED)), Message("assistant", _required(row, _ANSWERED))]
+    if found == "tree":
+        return _best_path(row, known)
+    keys = [key for key, listed in _LISTS.items() if listed == found and isinstance(row.get(key), list)]
+    if not keys:
+        raise UnusableRow(f"no list of messages, as shape {found} has it")
+    return [*_system(row), *_listed(row[keys[0]], known)]
+
+
+def _listed(turns: Sequence[Any], roles: Mapping[str, Role]) -> list[Message]:
+    messages: list[Message] = []
+    speakers: dict[str, Role] = {}
+    for number, turn in enumerate(turns):
+        if isinstance(turn, str):
+            messages.append(Message("assistant" if number % 2 else "user", turn))
+            continue
+        if not isinstance(turn, Mapping):
+            raise UnusableRow(f"turn {number + 1} is {type(turn).__name__}, not text or an object")
+        speaker = _required(turn, _SPEAKER)
+        role = roles.get(speaker.lower()) or speakers.get(speaker)
+        if role is None:
+            if not speaker.lower().startswith("agent_"):  # two people: the one who begins asks
+                raise UnusableRow(f"unknown role {speaker!r:.40}")
+            role = speakers[speaker] = "assistant" if speakers else "user"
+        messages.append(Message(role, _required(turn, _TEXT)))
+    return messages
+
+
+def _alpaca(row: Row) -> list[Message]:
+    messages = _system(row)
+    for pair in row.get("history") or ():
+        if not (isinstance(pair, Sequence) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
+            raise UnusableRow("history is not a list of question and answer")
+        messages += [Message("user", pair[0]), Message("assistant", pair[1])]
+    asked = _required(row, ("instruction",))
+    given = next((row[key] for key in ("input", "context") if isinstance(row.get(key), str)), "")
+    if given.strip().lower() not in _NOTHING:
+        asked = f"{asked.rstrip()}\n\n{given}"
+    return [*messages, Message("user", asked), Message("assistant", _required(row, ("output", *_ANSWERED)))]
+
+
+def _best_path(row: Row, roles: Mapping[str, Role]) -> list[Message]:
+    """Follow the best-ranked answer, and then the best-ranked reply to it, from the root on."""
+    replies: dict[Any, list[Row]] = {}
+    for node in row["tree"]:
+        if not node.get("deleted"):
+            replies.setdefault(node.get("parent_id"), []).append(node)
+    path: list[Message] = []
+    parent = None
+    while following := replies.pop(parent, None):  # each node once, also where the parents go in a circle
+        best = min(following, key=lambda node: (node.get("rank") is None, node.get("rank") or 0))
+        role = roles.get(_required(best, _SPEAKER).lower())
+        if role is None:
+            raise UnusableRow(f"unknown role {best['role']!r:.40}")
+        path.append(Message(role, _required(best, _TEXT)))
+        parent = best.get("message_id")
+    return path
+
+
+def _system(row: Row) -> list[Message]:
+    found = next((row[key] for key in ("system", "system_prompt") if isinstance(row.get(key), str)), "")
+    return [Message("system", found)] if found.strip() else []
+
+
+def _first(row: Row, keys: Sequence[str]) -> str | None:
+    return next((key for key in keys if row.get(key) is not None), None)
+
+
+def _required(row: Row, keys: Sequence[str]) -> str:
+    key = _first(row, keys)
+    if key is None:
+        raise UnusableRow(f"no {' or '.join(keys)}")
+    value = row[key]
+    if not isinstance(value, str):
+        raise UnusableRow(f"{key} is {type(value).__name__}, not text")
+    return value
