@@ -51,6 +51,12 @@ STAGES = {
         "lumi.posttraining:prepare_sft_corpus",
         "conversations as data for SFT (02_prepare_sft_corpus.py)",
     ),
+    "sft": Stage(
+        "lumi.posttraining:SftConfig", "lumi.posttraining:sft", "teach a model to answer (03_sft_industrial.py)"
+    ),
+    "merge": Stage(
+        "lumi.posttraining:MergeConfig", "lumi.posttraining:merge", "make a whole model of a LoRA checkpoint"
+    ),
     "plan": Stage("lumi.planning:PlanConfig", "lumi.planning:plan", "what a run will cost: memory, hours, disk"),
     "monitor": Stage("lumi.monitor:MonitorConfig", "lumi.monitor:monitor", "watch a run in the terminal, live"),
     "evaluate": Stage(

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from lumi.artifacts import MANIFEST, Manifest, read_manifest, sha256_file, verify
 from lumi.data.array_file import ArrayFile, Tokens
 from lumi.errors import DataError
-from lumi.tokenizer import EOS_ID, PAD_ID
+from lumi.tokenizer import BOS_ID, EOS_ID, PAD_ID
 
 PACKED = "packed data"
+_ROWS_AT_ONCE = 4096
 Split = Literal["train", "val"]
 
 
@@ -34,6 +35,10 @@ class Rows(Protocol):
 
     def rows(self, indices: NDArray[np.int64]) -> Tokens:
         """Return rows, uint16 [len(indices), *row_shape], in the order asked for."""
+        ...
+
+    def documents_per_row(self) -> int:
+        """Return how many documents stand in a row at most, begun ones included."""
         ...
 
     def require_unchanged(self) -> None:
@@ -105,6 +110,14 @@ class ShardedTokenizedDataset:
             here = min(len(out), int(self._starts[number + 1]) - start)
             self._shards[number].read(start - int(self._starts[number]), out[:here])
             start, out = start + here, out[here:]
+
+    def documents_per_row(self) -> int:
+        """Return how many documents stand in a row at most, begun ones included; every row is read."""
+        most = 0
+        for start in range(0, len(self), _ROWS_AT_ONCE):
+            rows = self.rows(np.arange(start, min(start + _ROWS_AT_ONCE, len(self))))
+            most = max(most, int((rows[:, 1:-1] == BOS_ID).sum(1).max()) + 1)
+        return most
 
     def require_unchanged(self) -> None:
         """Check that the open files are still those that were hashed.

@@ -23,6 +23,7 @@ from lumi.randomness import unit_interval
 from lumi.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer
 
 FinishReason = Literal["stop", "length"]
+Prompt = str | Sequence[int]  # a text, which begins a document, or the ids themselves
 
 
 class GenerationConfig(Config):
@@ -74,7 +75,7 @@ class _Token:
 
 
 def generate(
-    model: Llama, tokenizer: Tokenizer, prompts: Sequence[str], config: GenerationConfig | None = None
+    model: Llama, tokenizer: Tokenizer, prompts: Sequence[Prompt], config: GenerationConfig | None = None
 ) -> list[Completion]:
     """Answer every prompt, in order.
 
@@ -91,13 +92,19 @@ def generate(
         if token.finish_reason is not None:
             reasons[token.row] = token.finish_reason
     return [
-        Completion(prompt, tokenizer.decode(ids), tuple(ids), reasons[row], len(encoded[row]))
+        Completion(
+            prompt if isinstance(prompt, str) else tokenizer.decode(prompt),
+            tokenizer.decode(ids),
+            tuple(ids),
+            reasons[row],
+            len(encoded[row]),
+        )
         for row, (prompt, ids) in enumerate(zip(prompts, tokens, strict=True))
     ]
 
 
 def stream(
-    model: Llama, tokenizer: Tokenizer, prompts: Sequence[str], config: GenerationConfig | None = None
+    model: Llama, tokenizer: Tokenizer, prompts: Sequence[Prompt], config: GenerationConfig | None = None
 ) -> Iterator[Delta]:
     """Answer every prompt bit by bit; the bits of one answer, joined, are the text that `generate` gives.
 
@@ -117,14 +124,14 @@ def _deltas(model: Llama, tokenizer: Tokenizer, encoded: list[list[int]], config
             yield Delta(token.row, text, token.finish_reason)
 
 
-def encode_prompts(model: Llama, tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
-    """Return ``<s>`` and the ids of each prompt.
+def encode_prompts(model: Llama, tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Return the ids of each prompt: of a text, ``<s>`` and its own.
 
     Raises:
         DataError: a prompt leaves no room for an answer.
     """
     context = model.config.sequence_length
-    encoded = [[BOS_ID, *tokenizer.encode(prompt)] for prompt in prompts]
+    encoded = [[BOS_ID, *tokenizer.encode(prompt)] if isinstance(prompt, str) else list(prompt) for prompt in prompts]
     for number, ids in enumerate(encoded):
         if len(ids) >= context:
             raise DataError(

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lumi.model.attention import Attend, KeyValueCache, choose_attention, rotary_table, rotate, sdpa_attention
+from lumi.model.attention import Attend, KeyValueCache, Mask, choose_attention, rotary_table, rotate, sdpa_attention
 from lumi.model.config import ModelConfig
 from lumi.randomness import torch_generator
 
@@ -73,9 +73,7 @@ class Attention(nn.Module):
         self.o_proj = Linear(d_query, config.d_model)
         self.attend: Attend = sdpa_attention
 
-    def forward(
-        self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], mask_B1TS: Tensor | None, cache: KeyValueCache | None
-    ) -> Tensor:
+    def forward(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], mask: Mask, cache: KeyValueCache | None) -> Tensor:
         batch, length, _ = x_BTD.shape
         q, k, v = (
             part.view(batch, length, -1, self.head_dim).transpose(1, 2)
@@ -84,8 +82,8 @@ class Attention(nn.Module):
         q, k = rotate(q, *rotary), rotate(k, *rotary)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
-            mask_B1TS = cache.mask_B1TS
-        mixed_BHTE = self.attend(q, k, v, mask_B1TS)
+            mask = cache.mask_B1TS
+        mixed_BHTE = self.attend(q, k, v, mask)
         out: Tensor = self.o_proj(mixed_BHTE.transpose(1, 2).reshape(batch, length, -1))
         return out
 
@@ -115,10 +113,8 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.d_model, config.norm_eps)
         self.mlp = SwiGLU(config)
 
-    def forward(
-        self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], mask_B1TS: Tensor | None, cache: KeyValueCache | None
-    ) -> Tensor:
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rotary, mask_B1TS, cache)
+    def forward(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], mask: Mask, cache: KeyValueCache | None) -> Tensor:
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rotary, mask, cache)
         out: Tensor = x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
         return out
 
@@ -165,7 +161,7 @@ class Llama(nn.Module):
         tokens_BT: Tensor,
         *,
         positions_BT: Tensor | None = None,
-        mask_B1TS: Tensor | None = None,
+        mask: Mask = None,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
         """Return the final normed hidden states, [B, T, D] in ``compute_dtype``.
@@ -173,7 +169,7 @@ class Llama(nn.Module):
         Args:
             tokens_BT: token ids.
             positions_BT: rotary position of each token; default 0..T-1.
-            mask_B1TS: True where a query may attend; default causal. With a cache, the cache's mask is used.
+            mask: what each query may attend to; default causal. With a cache, the cache's mask is used.
             cache: keys and values of what came before; the new ones are appended.
         """
         if positions_BT is None:
@@ -183,9 +179,9 @@ class Llama(nn.Module):
         x_BTD = self.model.embed_tokens(tokens_BT).to(self.compute_dtype)
         for block in self.model.layers:
             if self.checkpoint_activations and torch.is_grad_enabled():
-                x_BTD = checkpoint(block, x_BTD, (cos, sin), mask_B1TS, cache, use_reentrant=False)
+                x_BTD = checkpoint(block, x_BTD, (cos, sin), mask, cache, use_reentrant=False)
             else:
-                x_BTD = block(x_BTD, (cos, sin), mask_B1TS, cache)
+                x_BTD = block(x_BTD, (cos, sin), mask, cache)
         out: Tensor = self.model.norm(x_BTD)
         return out
 
@@ -194,11 +190,11 @@ class Llama(nn.Module):
         tokens_BT: Tensor,
         *,
         positions_BT: Tensor | None = None,
-        mask_B1TS: Tensor | None = None,
+        mask: Mask = None,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
         """Return the logits, [B, T, V] in float32; arguments as `hidden`."""
-        hidden = self.hidden(tokens_BT, positions_BT=positions_BT, mask_B1TS=mask_B1TS, cache=cache)
+        hidden = self.hidden(tokens_BT, positions_BT=positions_BT, mask=mask, cache=cache)
         logits: Tensor = self.lm_head(hidden).float()
         return logits
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lumi.model.attention import Mask
 from lumi.model.llama import Linear, Llama
 from lumi.model.lora import RowHead
 
@@ -84,9 +85,9 @@ def summed_loss(model: Llama, hidden_BTD: Tensor, labels_BT: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def next_token_losses(model: Llama, tokens_BT: Tensor, labels_BT: Tensor, *, mask_B1TS: Tensor | None = None) -> Tensor:
+def next_token_losses(model: Llama, tokens_BT: Tensor, labels_BT: Tensor, *, mask: Mask = None) -> Tensor:
     """Return the loss of every position in nats, float32 [B, T]; 0 where the label is `IGNORE`."""
-    hidden = model.hidden(tokens_BT, mask_B1TS=mask_B1TS)
+    hidden = model.hidden(tokens_BT, mask=mask)
     return _losses(model, hidden.flatten(0, 1), labels_BT.flatten()).view_as(labels_BT)
 
 

@@ -71,6 +71,11 @@ def load_model(folder: Path, *, device: str | torch.device = "cpu", dtype: torch
     if not folder.is_dir():
         raise DataError(f"no model at {folder}", "check --model_path; `make pretrain-tiny` trains one")
     verify(folder, CHECKPOINT, "use another checkpoint (step_N or final), or train again")
+    if not (folder / WEIGHTS).is_file():
+        raise DataError(
+            f"{folder} holds an adapter, not a whole model",
+            f"use final/ of its run, or merge it: lumi merge --checkpoint {folder} --output_dir DIR",
+        )
     model = Llama(read_model_config(folder))
     set_weights(model, load_file(folder / WEIGHTS), folder)
     model.use_attention(choose_attention("auto")[1])

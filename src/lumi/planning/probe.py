@@ -13,6 +13,7 @@ from lumi.errors import ConfigError
 from lumi.model import choose_device, create_model
 from lumi.planning.config import PlanConfig
 from lumi.progress import progress
+from lumi.tokenizer import BOS_ID
 from lumi.training import CausalLMObjective, ModelFiles, Ranks, RunFolder, Trainer
 from lumi.training.metrics import memory_bytes
 
@@ -38,6 +39,7 @@ class _RandomRows:
         draw = np.random.default_rng(seed)
         self.rows = draw.integers(16, vocab_size, (rows, length + 1), dtype=np.uint16)
         self.sequence_length = length
+        self.documents_per_row = int((self.rows == BOS_ID).sum(1).max()) + 1
 
     def next_batch(self) -> Any:
         return self.rows
@@ -59,7 +61,9 @@ def probe(config: PlanConfig, *, micro_batch_size: int, recompute: bool) -> Meas
     try:
         trainer = Trainer(
             model=create_model(config.model, seed=training.seed, attention=training.attention).to(device),
-            objective=CausalLMObjective(document_masking=training.document_masking),
+            objective=CausalLMObjective(
+                documents_per_row=rows.documents_per_row if training.document_masking else None
+            ),
             loader=cast(BatchLoader, rows),
             files=cast(ModelFiles, None),  # they make checkpoints, and there are none
             optimizer=config.optimizer,

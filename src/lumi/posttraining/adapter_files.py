@@ -97,6 +97,18 @@ def read_adapter(model: Llama, folder: Path) -> None:
         parameter.data.copy_(found[name])
 
 
+def read_adapter_config(folder: Path) -> tuple[LoraConfig, tuple[int, ...]]:
+    """Return what the adapter of a checkpoint is like, and which rows it trains whole."""
+    path = folder / ADAPTER / "adapter_config.json"
+    data = read_json_object(path)
+    values = {
+        "r": data["r"], "alpha": data["lora_alpha"], "dropout": data["lora_dropout"],
+        "targets": data["target_modules"], "use_rslora": data["use_rslora"], "use_dora": data["use_dora"],
+    }  # fmt: skip
+    rows = data["trainable_token_indices"] or {}
+    return LoraConfig.from_values(values, str(path)), tuple(rows.get("embed_tokens", ()))
+
+
 def read_base(folder: Path) -> Base:
     """Return what the adapter of a checkpoint was trained on."""
     data = read_json_object(folder / ADAPTER / "base.json")

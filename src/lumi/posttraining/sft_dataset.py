@@ -73,6 +73,10 @@ class SFTDataset:
     def row_shape(self) -> tuple[int, ...]:
         return (2, self.sequence_length + 1)
 
+    def documents_per_row(self) -> int:
+        """Return how many conversations stand in a row at most."""
+        return max(map(len, self._rows))
+
     def conversation(self, index: int) -> Rendered:
         """Return one conversation."""
         tokens = np.empty((int(self.lengths[index]), 2), dtype=np.uint16)

@@ -1,5 +1,6 @@
 """Pretraining: packed data + a model with fresh weights + next-token objective, for the engine to train."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +37,23 @@ class Pretraining:
     def open_data(self, ranks: Ranks) -> BatchLoader:
         config = self.config
         # one rank of each machine hashes the files for all of them
-        datasets = [_open(path, "train", config, check=ranks.local_rank == 0) for path in config.data_dirs]
+        self.datasets = [_open(path, "train", config, check=ranks.local_rank == 0) for path in config.data_dirs]
         self.held_out = [_open(path, "val", config, check=False) for path in config.data_dirs]
-        self.tokenizer = Tokenizer.load(config.tokenizer_path or datasets[0].tokenizer_path)
-        for dataset in datasets:
+        self.tokenizer = Tokenizer.load(config.tokenizer_path or self.datasets[0].tokenizer_path)
+        for dataset in self.datasets:
             require_same_tokenizer(self.tokenizer.sha256, dataset.tokenizer_sha256, str(dataset.path))
         sampler = WeightedMultiDatasetSampler(
-            [len(dataset) for dataset in datasets], config.data_weights, config.training.seed
+            [len(dataset) for dataset in self.datasets], config.data_weights, config.training.seed
         )
         return BatchLoader(
-            datasets, sampler, batch_size=config.training.batch_size, rank=ranks.rank, world_size=ranks.world_size
+            self.datasets, sampler, batch_size=config.training.batch_size, rank=ranks.rank, world_size=ranks.world_size
         )
+
+    @cached_property
+    def _documents_per_row(self) -> int | None:
+        if not self.config.training.document_masking:
+            return None
+        return max(dataset.documents_per_row() for dataset in (*self.datasets, *self.held_out))
 
     def origin(self) -> dict[str, str]:
         return {}
@@ -61,7 +68,7 @@ class Pretraining:
         return model
 
     def objective(self) -> CausalLMObjective:
-        return CausalLMObjective(document_masking=self.config.training.document_masking)
+        return CausalLMObjective(documents_per_row=self._documents_per_row)
 
     def files(self) -> WholeModel:
         return WholeModel(self.config.model, self.tokenizer)

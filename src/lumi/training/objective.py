@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from lumi.model import IGNORE, Llama, document_mask, summed_loss
+from lumi.model import IGNORE, Llama, Mask, mask_documents, summed_loss
 from lumi.tokenizer.ids import BOS_ID, PAD_ID
 
 
@@ -41,32 +41,34 @@ class Batch:
 
     tokens_BT: Tensor
     labels_BT: Tensor
-    mask_B1TS: Tensor | None  # None: plain causal attention
+    mask: Mask
 
 
 class CausalLMObjective:
     """Next-token cross entropy over packed rows, of text or of conversations (see `next_token_labels`).
 
     Args:
-        document_masking: attention does not cross from one document or conversation into the next.
+        documents_per_row: attention does not cross from one document or conversation into the next, of which this
+            many stand in a row at most; None: it does.
     """
 
-    def __init__(self, *, document_masking: bool = False) -> None:
-        self.document_masking = document_masking
+    def __init__(self, *, documents_per_row: int | None = None) -> None:
+        self.documents_per_row = documents_per_row
 
     def count(self, rows: Tensor) -> Tensor:
         count: Tensor = (next_token_labels(rows)[1] != IGNORE).sum()
         return count
 
-    def batch(self, rows: Tensor) -> Batch:
-        """Return inputs, labels and mask of packed rows."""
+    def batch(self, rows: Tensor, dtype: torch.dtype) -> Batch:
+        """Return inputs, labels and mask of packed rows, for attention in a type."""
         tokens_BT, labels_BT = next_token_labels(rows)
-        mask_B1TS = document_mask(tokens_BT, BOS_ID) if self.document_masking else None
-        return Batch(tokens_BT, labels_BT, mask_B1TS)
+        most = self.documents_per_row
+        mask = None if most is None else mask_documents(tokens_BT, BOS_ID, most, dtype)
+        return Batch(tokens_BT, labels_BT, mask)
 
     def loss(self, model: Llama, rows: Tensor) -> Tensor:
-        batch = self.batch(rows)
-        return summed_loss(model, model.hidden(batch.tokens_BT, mask_B1TS=batch.mask_B1TS), batch.labels_BT)
+        batch = self.batch(rows, model.compute_dtype)
+        return summed_loss(model, model.hidden(batch.tokens_BT, mask=batch.mask), batch.labels_BT)
 
 
 class LossModule(nn.Module):

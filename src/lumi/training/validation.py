@@ -37,9 +37,9 @@ class HeldOutLoss:
             places = np.arange(start, min(start + self.micro_batch_size, share)) * ranks.world_size + ranks.rank
             # past the end a row stands in that does not count: shards need all ranks at every forward pass
             chosen = dataset.rows(np.minimum(places, rows - 1)).astype("int64")
-            batch = self.objective.batch(torch.from_numpy(chosen).to(ranks.device))
+            batch = self.objective.batch(torch.from_numpy(chosen).to(ranks.device), model.compute_dtype)
             batch.labels_BT[torch.from_numpy(places >= rows).to(ranks.device)] = IGNORE
-            losses_BT = next_token_losses(model, batch.tokens_BT, batch.labels_BT, mask_B1TS=batch.mask_B1TS)
+            losses_BT = next_token_losses(model, batch.tokens_BT, batch.labels_BT, mask=batch.mask)
             sums[0] += losses_BT.double().sum()
             sums[1] += (batch.labels_BT != IGNORE).sum()
         total, count = ranks.sum(sums).tolist()

@@ -1,0 +1,47 @@
+"""A run of supervised fine-tuning as one strict config: `config/sft_training/*.json`."""
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from lumi.model.lora import LoraConfig
+from lumi.training import RunConfig
+
+QUESTIONS = (
+    "What is the capital of France?",
+    "Explain in one sentence what a river is.",
+    "Write a short poem about the sea.",
+    "Why do people sleep?",
+    "Give me three tips for learning a language.",
+    "Who was Isaac Newton?",
+    "Hello! How are you today?",
+    "What is 2 + 2?",
+)
+
+
+class SftConfig(RunConfig):
+    """Teach a base model to answer, with LoRA adapters or all of its weights; the same command again resumes."""
+
+    not_identity: ClassVar[frozenset[str]] = RunConfig.not_identity | {"model_path", "sample_prompts", "sample_tokens"}
+
+    model_path: Path
+    """The model to begin with: final/ of a pretraining run."""
+    data_dirs: tuple[Path, ...] = Field(min_length=1)
+    """Conversations (02_prepare_sft_corpus.py), all of one template."""
+    method: Literal["lora", "full"] = "lora"
+    """lora: small matrices beside the frozen ones; full: all weights."""
+    lora: LoraConfig = LoraConfig()
+    packing: bool = True
+    """Several conversations to a row, attention kept inside each; else one a row, the rest padding."""
+    neftune_alpha: float | None = Field(default=None, gt=0)
+    """Noise on the embeddings in training (NEFTune; 5 is usual); default: none."""
+    sample_prompts: tuple[str, ...] = QUESTIONS
+    """Asked at each validation; none: no samples."""
+    sample_tokens: int = Field(default=100, gt=0)
+    """Longest answer of these samples."""
+
+    def settings(self) -> dict[str, Any]:
+        chosen = {"method": self.method, "packing": self.packing, "neftune_alpha": self.neftune_alpha}
+        flat = {**super().settings(), **chosen}
+        return flat if self.method == "lora" else {k: v for k, v in flat.items() if not k.startswith("lora.")}
