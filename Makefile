@@ -18,7 +18,8 @@ TOKENIZER := data/tokenizer
 .NOTPARALLEL:
 .PHONY: help install check-env check format test test-unit demo prepare-corpus corpus-wiki corpus-owt \
 	tokenizer-train-mix tokenizer-reset prepare-mix prepare-wiki-with-tokenizer prepare-owt-with-tokenizer data-rebuild-all reencode-dataset plan pretrain-tiny \
-	pretrain-small pretrain-base test-pipeline test-pipeline-flash evaluate generate report monitor clean
+	pretrain-small pretrain-base test-pipeline test-pipeline-flash prepare-sft-corpus sft-train-tiny \
+	sft-train-small sft-train-base sft-pipeline chat evaluate generate report monitor clean
 
 ##@ Start here
 help: ## this list
@@ -91,6 +92,33 @@ pretrain-small: install $(WIKI)/manifest.json $(OWT)/manifest.json ## train smal
 pretrain-base: install $(WIKI)/manifest.json $(OWT)/manifest.json ## train base, 276.9M parameters
 	@$(LAUNCH) scripts/04_pretrain.py --config config/base.json
 
+##@ Teaching it to answer
+SFT := data/sft_processed/alpaca_chatml_32k_1024
+
+prepare-sft-corpus: install ## [CONFIG=config/sft_datasets/NAME.json]: conversations as data (Alpaca, ChatML)
+	@$(PY) scripts/02_prepare_sft_corpus.py --config $(or $(CONFIG),config/sft_datasets/alpaca_chatml.json) --tokenizer_path $(TOKENIZER)
+
+$(SFT)/manifest.json:
+	@echo "error: $(SFT) is missing  ->  make prepare-sft-corpus"; exit 1
+
+sft-train-tiny: install $(SFT)/manifest.json ## tune the pretrained tiny with LoRA; again resumes
+	@$(LAUNCH) scripts/03_sft_industrial.py --config config/sft_training/lora_tiny.json
+
+sft-train-small: install $(SFT)/manifest.json ## the same for small
+	@$(LAUNCH) scripts/03_sft_industrial.py --config config/sft_training/lora_small.json
+
+sft-train-base: install $(SFT)/manifest.json ## the same for base
+	@$(LAUNCH) scripts/03_sft_industrial.py --config config/sft_training/lora_base.json
+
+sft-pipeline: ## prepare, train and sample, tiny
+	@$(MAKE) --no-print-directory prepare-sft-corpus
+	@$(MAKE) --no-print-directory sft-train-tiny
+	@for question in "What is the capital of France?" "Give me three tips for learning a language."; do \
+	  echo; echo "> $$question"; $(LUMI) chat --model_path checkpoints/sft_industrial/tiny/final --message "$$question"; done
+
+chat: install ## [MODEL=checkpoints/sft_industrial/tiny/final]: talk to a tuned model
+	@$(LUMI) chat --model_path $(if $(filter command line environment,$(origin MODEL)),$(MODEL),checkpoints/sft_industrial/tiny/final)
+
 ##@ Looking at a model (MODEL=checkpoints/pretrain/tiny/final)
 MODEL ?= checkpoints/pretrain/tiny/final
 RUN ?= checkpoints/pretrain/tiny
@@ -124,7 +152,9 @@ test-unit: install ## the quick ones
 	@$(BIN)/pytest tests/unit
 
 SYNTHETIC := --corpus config/datasets/sources/synthetic.json --data config/datasets/training_configs/synthetic.json \
-	--pretrain config/test_pipeline.json --prompts "The fox" "It was"
+	--pretrain config/test_pipeline.json --prompts "The fox" "It was" \
+	--conversations config/sft_datasets/synthetic.json --sft config/sft_training/test_pipeline.json \
+	--questions "Who went to the mill?" "What did Ada find?"
 
 test-pipeline: install ## the whole road on synthetic text with plain attention, under 2 minutes
 	@rm -rf runs/test-pipeline

@@ -71,3 +71,19 @@ def trained(packed, tmp_path_factory) -> Path:
     from lumi.pretraining import pretrain
 
     return pretrain(config([packed], tmp_path_factory.mktemp("trained")))
+
+
+@pytest.fixture(scope="session")
+def base(artifacts, tmp_path_factory):
+    """A base model's checkpoint."""
+    from tests.sft_runs import make_base
+
+    return make_base(tmp_path_factory.mktemp("base") / "final", artifacts / "tokenizer")
+
+
+@pytest.fixture(scope="session")
+def chats(artifacts, tmp_path_factory):
+    """Prepared conversations."""
+    from tests.sft_runs import make_conversations
+
+    return make_conversations(tmp_path_factory.mktemp("chats"), artifacts / "tokenizer")

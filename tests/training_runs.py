@@ -40,21 +40,21 @@ def config(data_dirs: list[Path], output_dir: Path, **changes: Any) -> PretrainC
     return PretrainConfig.from_values(settings(data_dirs, output_dir, **changes), where="test")
 
 
-def start_script(config_path: Path, *options: str) -> subprocess.Popen[str]:
-    """Start scripts/04_pretrain.py as a user would."""
-    command = [sys.executable, str(REPOSITORY / "scripts" / "04_pretrain.py"), "--config", str(config_path), *options]
+def start_script(config_path: Path, *options: str, script: str = "04_pretrain.py") -> subprocess.Popen[str]:
+    """Start a training script as a user would."""
+    command = [sys.executable, str(REPOSITORY / "scripts" / script), "--config", str(config_path), *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
 
 def start_ranks(
-    config_path: Path, *options: str, world_size: int = 2, before: str = "", **environment: str
+    config_path: Path, *options: str, world_size: int = 2, before: str = "", stage: str = "pretrain", **environment: str
 ) -> list[subprocess.Popen[str]]:
     """Start one process per rank, as a launcher does, over gloo on the CPU; ``before`` is Python to run first."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    program = f"{before}\nimport sys; from lumi.cli import main; main(['pretrain', *sys.argv[1:]])"
+    program = f"{before}\nimport sys; from lumi.cli import main; main(['{stage}', *sys.argv[1:]])"
     command = [sys.executable, "-c", program, "--config", str(config_path), *options]
     shared = {
         **os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
@@ -73,9 +73,9 @@ def outcomes(processes: list[subprocess.Popen[str]], timeout: float = 120) -> tu
     return [process.returncode for process in processes], outputs
 
 
-def train_ranks(config_path: Path, *options: str, world_size: int = 2) -> str:
+def train_ranks(config_path: Path, *options: str, world_size: int = 2, stage: str = "pretrain") -> str:
     """Train to the end with several ranks; return what rank 0 said."""
-    codes, outputs = outcomes(start_ranks(config_path, *options, world_size=world_size))
+    codes, outputs = outcomes(start_ranks(config_path, *options, world_size=world_size, stage=stage))
     assert codes == [0] * world_size, "\n".join(outputs)
     return outputs[0]
 

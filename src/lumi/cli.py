@@ -63,6 +63,7 @@ STAGES = {
         "lumi.evaluation:EvaluateConfig", "lumi.evaluation:evaluate", "measure a checkpoint (05_evaluate.py)"
     ),
     "generate": Stage("lumi.inference:GenerateConfig", "lumi.inference:run_generate", "continue a prompt"),
+    "chat": Stage("lumi.inference.chat:ChatConfig", "lumi.inference.chat:run_chat", "talk to a tuned model"),
     "reencode": Stage(
         "lumi.data:ReencodeConfig",
         "lumi.data:reencode_dataset",

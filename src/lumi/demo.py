@@ -1,4 +1,6 @@
-"""The whole road in one command: corpus -> tokenizer -> packing -> pretraining -> evaluation -> samples -> report.
+"""The whole road in one command.
+
+    corpus -> tokenizer -> packing -> pretraining -> conversations -> SFT -> evaluation -> samples -> report
 
 `make demo` walks it on the embedded text, `make test-pipeline` on synthetic text. Every step is the stage that
 the numbered scripts run; this file only calls them in order, under one folder of their own.
@@ -7,13 +9,18 @@ the numbered scripts run; this file only calls them in order, under one folder o
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field
 
 from lumi.config import Config
 from lumi.model.attention import AttentionName
 from lumi.progress import console, say
+
+if TYPE_CHECKING:
+    from lumi.training import RunConfig
+
+RunT = TypeVar("RunT", bound="RunConfig")
 
 
 class DataRecipe(Config):
@@ -36,6 +43,12 @@ class DemoConfig(Config):
     """Config of tokenizer and packing."""
     pretrain: Path = Path("config/demo.json")
     """Config of the pretraining run."""
+    conversations: Path = Path("config/sft_datasets/embedded.json")
+    """Config of the conversations that it then learns to answer."""
+    sft: Path = Path("config/sft_training/demo.json")
+    """Config of the SFT run."""
+    questions: tuple[str, ...] = ("Hello", "What is water?", "Who was Isaac Newton?", "Tell me about Paris.")
+    """Asked before and after SFT."""
     output_dir: Path = Path("runs/demo")
     """Everything is written below this folder."""
     prompts: tuple[str, ...] = ("The history of", "A computer is", "In 1969,", "Water is")
@@ -53,38 +66,53 @@ def run_demo(config: DemoConfig) -> Path:
     from lumi.data import PackConfig, pack_dataset
     from lumi.evaluation import EvaluateConfig, ReportConfig, evaluate, write_report
     from lumi.model import choose_attention
+    from lumi.posttraining import SftConfig, SftCorpusConfig, prepare_sft_corpus, sft
     from lumi.pretraining import PretrainConfig, pretrain
     from lumi.tokenizer import TokenizerConfig, train_tokenizer
 
     started = time.monotonic()
     root = config.output_dir
     corpus_dir, tokenizer_dir, data_dir = root / "corpus", root / "tokenizer", root / "packed"
-    run_dir = root / "checkpoints"
+    run_dir, chats_dir = root / "checkpoints", root / "conversations"
     recipe = DataRecipe.load(config.data)
     training = PretrainConfig.load(config.pretrain, data_dirs=[str(data_dir)], output_dir=str(run_dir))
+    tuning = SftConfig.load(
+        config.sft, model_path=str(run_dir / "final"), data_dirs=[str(chats_dir)], output_dir=str(root / "sft")
+    )
     if config.attention is not None:
         choose_attention(config.attention)  # what cannot run here is said before any work
-        kept = training.training.model_copy(update={"attention": config.attention})
-        training = training.model_copy(update={"training": kept})
+        training, tuning = _with_attention(training, config.attention), _with_attention(tuning, config.attention)
 
-    _headline("1/7 corpus")
+    _headline("1/9 corpus")
     prepare_corpus(CorpusConfig.load(config.corpus, output_dir=str(corpus_dir)))
-    _headline("2/7 tokenizer")
+    _headline("2/9 tokenizer")
     train_tokenizer(_section(TokenizerConfig, recipe.tokenizer, corpus_dirs=[corpus_dir], output_dir=tokenizer_dir))
-    _headline("3/7 packing")
+    _headline("3/9 packing")
     packing = _section(
         PackConfig, recipe.packing, corpus_dir=corpus_dir, tokenizer_path=tokenizer_dir, output_dir=data_dir
     )
     pack_dataset(packing)
-    _headline("4/7 pretraining")
+    _headline("4/9 pretraining")
     final = pretrain(training)
-    _headline("5/7 evaluation")
+    _headline("5/9 conversations")
+    prepare_sft_corpus(
+        SftCorpusConfig.load(
+            config.conversations,
+            tokenizer_path=str(tokenizer_dir),
+            corpus_dir=str(root / "conversations-corpus"),
+            output_dir=str(chats_dir),
+        )
+    )
+    _headline("6/9 supervised fine-tuning")
+    tuned = sft(tuning)
+    _headline("7/9 evaluation")
     evaluate(EvaluateConfig(model_path=final, data_dirs=(data_dir,), output_dir=run_dir / "evaluation"))
-    _headline("6/7 samples")
+    _headline("8/9 samples")
     _write_samples(config, final, run_dir / "samples.json")
-    _headline("7/7 report")
+    answers = _answers(config, final, tuned)
+    _headline("9/9 report")
     report = write_report(ReportConfig(run=run_dir))
-    _show(run_dir, report, time.monotonic() - started)
+    _show(run_dir, report, answers, time.monotonic() - started)
     return report
 
 
@@ -111,7 +139,25 @@ def _write_samples(config: DemoConfig, model_path: Path, path: Path) -> None:
     path.write_text(json.dumps(samples, indent=1, ensure_ascii=False) + "\n", encoding="utf8")
 
 
-def _show(run_dir: Path, report: Path, seconds: float) -> None:
+def _with_attention(run: RunT, attention: AttentionName) -> RunT:
+    return run.model_copy(update={"training": run.training.model_copy(update={"attention": attention})})
+
+
+def _answers(config: DemoConfig, before: Path, after: Path) -> list[tuple[str, str, str]]:
+    """Return each question with the answer of the base model and that of the tuned one."""
+    from lumi.conversation import read_template
+    from lumi.model import load_model
+    from lumi.posttraining.chat_samples import ChatSamples
+    from lumi.tokenizer import Tokenizer
+
+    template = read_template(after)
+    assert template is not None, "SFT writes it"
+    ask = ChatSamples(Tokenizer.load(after), template, config.questions, config.sample_tokens)
+    found = [[answer.text.strip() for answer in ask.answers(load_model(path))] for path in (before, after)]
+    return list(zip(config.questions, *found, strict=True))
+
+
+def _show(run_dir: Path, report: Path, answers: list[tuple[str, str, str]], seconds: float) -> None:
     """Print what the model writes and how it compares; to standard output, as this is the result."""
     for sample in json.loads((run_dir / "samples.json").read_text(encoding="utf8")):
         print(f"\n{sample['prompt']}|{sample['text']}")
@@ -119,5 +165,9 @@ def _show(run_dir: Path, report: Path, seconds: float) -> None:
     print("\nHeld-out text, bits per byte (lower is better):")
     for row in results["compression"]:
         print(f"  {row['name']:<40} {row['bits_per_byte']:.3f}")
-    print(f"\nReport: {report}")
+    print("\nQuestions, before and after supervised fine-tuning:")
+    for question, before, after in answers:
+        print(f"\n> {question}\n  before: {' '.join(before.split())}\n  after:  {' '.join(after.split())}")
+    print(f"\nTalk to it: lumi chat --model_path {run_dir.parent / 'sft' / 'final'}")
+    print(f"Report: {report}")
     say(f"the whole pipeline took {seconds:,.0f} s")

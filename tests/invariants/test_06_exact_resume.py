@@ -9,9 +9,10 @@ import time
 import numpy as np
 import pytest
 import torch
-from tests import training_runs
+from tests import sft_runs, training_runs
 from tests.training_runs import assert_same_checkpoint, config, settings, start_script
 
+from lumi.posttraining import sft
 from lumi.pretraining import pretrain
 from lumi.training import CausalLMObjective
 
@@ -40,6 +41,27 @@ def test_sigkill_through_the_script(packed, tmp_path):
     assert resumed.returncode == 0, output
     assert "resuming from" in output
     assert_same_checkpoint(tmp_path / "whole/step_60", tmp_path / "killed/step_60")
+
+
+def test_sigkill_through_the_sft_script(base, chats, tmp_path):
+    """With dropout in the adapters, across epochs; the merged model is the same too."""
+    shared = {"schedule__max_steps": 60, "training__save_steps": 10}
+    sft(sft_runs.config(base, [chats], tmp_path / "whole", **shared))
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(sft_runs.settings(base, [chats], tmp_path / "killed", **shared)))
+    process = start_script(file, script="03_sft_industrial.py")
+    while not (tmp_path / "killed/step_20/manifest.json").exists():
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "killed/final").exists(), "the run ended before it could be killed"
+    resumed = start_script(file, script="03_sft_industrial.py")
+    output, _ = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, output
+    assert "resuming from" in output
+    for name in ("step_60", "final"):
+        assert_same_checkpoint(tmp_path / "whole" / name, tmp_path / "killed" / name)
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

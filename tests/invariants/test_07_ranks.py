@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 
 import pytest
 from safetensors.torch import load_file
+from tests import sft_runs
 from tests.training_runs import (
     REPOSITORY,
     assert_same_checkpoint,
@@ -20,6 +22,7 @@ from tests.training_runs import (
     train_ranks,
 )
 
+from lumi.posttraining import sft
 from lumi.pretraining import pretrain
 from lumi.training import read_state
 
@@ -65,6 +68,28 @@ def test_two_ranks_train_what_one_does(packed, alone, tmp_path, parallel):
     pretrain(config([packed], tmp_path / "one", resume_from_checkpoint=str(run / "step_20"), **longer))
     assert seen(tmp_path / "one/final", "mix") == seen(alone.with_name(f"longer-{parallel}") / "final", "mix")
     assert sorted(read_state(tmp_path / "one/final").optimizer_names()) == read_state(alone / "final").optimizer_names()
+
+
+@BOTH
+def test_two_ranks_tune_what_one_does(base, chats, tmp_path, parallel):
+    """An adapter on two ranks: losses, merged weights, and a resume from a checkpoint that both wrote."""
+    changes = {"training__parallel": parallel, "lora": {"r": 4, "alpha": 8}}
+    alone = sft(sft_runs.config(base, [chats], tmp_path / "alone", lora={"r": 4, "alpha": 8}))
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(sft_runs.settings(base, [chats], tmp_path / "ranks", **changes)))
+    train_ranks(file, stage="sft")
+    final = tmp_path / "ranks/final"
+    for key in ("loss", "grad_norm"):
+        assert seen(final, key) == pytest.approx(seen(alone, key), rel=1e-4)
+    weights, expected = (load_file(folder / "model.safetensors") for folder in (final, alone))
+    for name in expected:
+        assert weights[name].sub(expected[name]).abs().max() < 1e-4, name
+    shutil.copytree(final.parent, tmp_path / "whole")
+    for name in ("step_20", "final", "best"):
+        shutil.rmtree(tmp_path / "ranks" / name)
+    assert "resuming from" in train_ranks(file, stage="sft")
+    for name in ("step_20", "final"):
+        assert_same_checkpoint(tmp_path / "whole" / name, tmp_path / "ranks" / name)
 
 
 @BOTH

@@ -25,14 +25,14 @@ def raw(tmp_path_factory):
     return folder
 
 
-def build(raw, output_dir, workers):
+def build(raw, output_dir, workers, judge=outcomes_of):
     sources = [
         {"name": name, "kind": "jsonl", "files": [str(raw / f"{name}.jsonl")], "licence": "none"} for name in "ab"
     ]
     sources[0]["max_bytes"] = 9000
     values = {"name": "c", "sources": sources, **PLAIN, "output_dir": str(output_dir), "num_workers": workers,
               "shard_bytes": 4000, "min_characters": 12}  # fmt: skip
-    return prepare_corpus(CorpusConfig.from_values(values, "test"))
+    return prepare_corpus(CorpusConfig.from_values(values, "test"), judge)
 
 
 def contents(folder):
@@ -102,10 +102,7 @@ def test_wherever_it_was_interrupted(raw, tmp_path, expected, monkeypatch):
         finished = [call.file for call in calls[:survived]]
         times = {name: (unfinished / name).stat().st_mtime_ns for name in finished if name.startswith("shard_")}
         judged: list[object] = []
-        judging = partial(_judge, judged)
-        with monkeypatch.context() as patch:
-            patch.setattr(corpus_stage, "outcomes_of", judging)
-            build(raw, out, 1)
+        build(raw, out, 1, judge=partial(_judge, judged))
         assert contents(out) == expected
         assert {name: (out / name).stat().st_mtime_ns for name in times} == times, "a finished shard was written again"
         segments = sum(_is_segment(name) for name in finished)

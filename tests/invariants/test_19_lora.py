@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lumi.model import IGNORE, ModelConfig, create_model, summed_loss
-from lumi.model.lora import LoraConfig, adapter_parameters, add_lora, merged_weights, narrow_frozen
+from lumi.model.lora import LoraConfig, _FusedLora, adapter_parameters, add_lora, merged_weights, narrow_frozen
 from lumi.model.pretrained import set_weights, weights, write_model
 from lumi.posttraining.adapter_files import Base, read_adapter, write_adapter
 
@@ -108,6 +108,15 @@ def test_frozen_weights_in_the_compute_type_change_nothing(kind):
     whole = len(kind.targets) == 7  # else plain neighbours run as one matmul only while they are cast
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=0 if whole else 0.1, atol=0 if whole else 0.1)
+
+
+def test_the_fused_form_has_the_gradients_of_the_plain_one():
+    draw = torch.Generator().manual_seed(0)
+    shapes = ((6, 5), (7, 5), (2, 5), (7, 2))
+    x, weight, a, b = (torch.randn(shape, generator=draw, dtype=torch.float64) for shape in shapes)
+    inputs = [tensor.requires_grad_() for tensor in (x, a, b)]
+    torch.testing.assert_close(_FusedLora.apply(x, weight, a, b), x @ weight.t() + x @ a.t() @ b.t())
+    assert torch.autograd.gradcheck(lambda x, a, b: _FusedLora.apply(x, weight, a, b), inputs)
 
 
 def test_dropout_is_for_training_only():

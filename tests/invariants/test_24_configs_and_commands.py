@@ -14,6 +14,7 @@ from lumi.corpus.evaluation_sets import EvaluationSet
 from lumi.data import MixConfig, PackConfig
 from lumi.demo import DataRecipe
 from lumi.model import create_model
+from lumi.posttraining import SftConfig, SftCorpusConfig
 from lumi.pretraining import PretrainConfig
 from lumi.tokenizer import TokenizerConfig
 
@@ -32,6 +33,10 @@ def config_class(path):
         if "token_budget" in values:
             return MixConfig, []
         return (TokenizerConfig, []) if "samples" in values else (DataRecipe, None)
+    if folder == "sft_datasets":
+        return SftCorpusConfig, []
+    if folder == "sft_training":
+        return SftConfig, []
     return PretrainConfig, []
 
 
@@ -54,9 +59,12 @@ def test_evaluation_sets_parse_and_have_the_name_of_their_file(path):
     assert EvaluationSet.load(path).name == path.stem
 
 
-@pytest.mark.parametrize("path", [p for p in CONFIGS if p.parent.name == "config"], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [p for p in CONFIGS if p.parent.name in ("config", "sft_training")], ids=lambda path: path.stem
+)
 def test_warm_up_and_saves_are_a_tenth_of_the_steps(path):
-    config = PretrainConfig.load(path)
+    cls, _ = config_class(path)
+    config = cls.load(path)
     assert config.schedule.warmup_ratio == 0.1
     assert config.training.save_interval(config.schedule) == -(-config.schedule.max_steps // 10)
 

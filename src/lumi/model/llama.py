@@ -9,6 +9,9 @@ their place is called as it is.
 Shapes: B batch, T positions, D d_model, H query heads, K key/value heads, E head_dim, F d_ffn, V vocabulary.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,19 +34,29 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         return F.linear(input, self.weight.to(input.dtype))
 
+    @staticmethod
+    def together(x: Tensor, layers: Sequence[Any]) -> tuple[Tensor, ...]:
+        """Apply layers of this very class to one input as one matmul.
+
+        Without a cast there is nothing to hide the copy of the weights behind, so they run one by one.
+        """
+        if layers[0].weight.dtype == x.dtype:
+            return tuple(layer(x) for layer in layers)
+        weight = torch.cat([layer.weight for layer in layers]).to(x.dtype)
+        return torch.split(F.linear(x, weight), [layer.out_features for layer in layers], dim=-1)
+
 
 def project_together(x: Tensor, *projections: nn.Module) -> tuple[Tensor, ...]:
-    """Apply several projections to one input, as one matmul where that is exactly the same function.
+    """Apply several projections to one input, as one matmul where their class says how.
 
-    Only plain `Linear` layers may be concatenated: a layer that wraps one (LoRA) also has a ``weight``, and
-    concatenating that would silently leave out what it adds. Without a cast there is nothing to hide the
-    copy behind, so the layers run one by one.
+    Only layers of one class that has a ``together`` of its own may be joined: a layer that wraps another (PEFT's
+    LoRA) also has a ``weight``, and concatenating that would silently leave out what it adds.
     """
-    plain = [layer for layer in projections if type(layer) is Linear]
-    if len(plain) < len(projections) or plain[0].weight.dtype == x.dtype:
-        return tuple(layer(x) for layer in projections)
-    together = torch.cat([layer.weight for layer in plain]).to(x.dtype)
-    return torch.split(F.linear(x, together), [layer.out_features for layer in plain], dim=-1)
+    kinds = {type(layer) for layer in projections}
+    if len(kinds) == 1 and "together" in vars(kind := kinds.pop()):
+        outputs: tuple[Tensor, ...] = kind.together(x, projections)  # type: ignore[attr-defined]
+        return outputs
+    return tuple(layer(x) for layer in projections)
 
 
 class RMSNorm(nn.Module):

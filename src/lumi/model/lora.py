@@ -10,7 +10,7 @@ Shapes: R rank, I inputs, O outputs, K trained rows, D d_model, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +47,23 @@ class LoraConfig(Config):
         return self.alpha / (self.r**0.5 if self.use_rslora else self.r)
 
 
+class _FusedLora(torch.autograd.Function):
+    """y = x W^T + (x A^T) B^T with W frozen, as products over [x, h] and [W, B]: no sum makes a pass of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, x_NI: Tensor, weight_OI: Tensor, a_RI: Tensor, b_OR: Tensor) -> Tensor:
+        h_NR = x_NI @ a_RI.t()
+        ctx.save_for_backward(x_NI, h_NR, weight_OI, a_RI, b_OR)
+        return torch.cat([x_NI, h_NR], 1) @ torch.cat([weight_OI, b_OR], 1).t()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, Tensor, Tensor]:
+        x_NI, h_NR, weight_OI, a_RI, b_OR = ctx.saved_tensors
+        (grad_NO,) = grads
+        grad_x_NI, grad_h_NR = (grad_NO @ torch.cat([weight_OI, b_OR], 1)).split([x_NI.shape[1], h_NR.shape[1]], 1)
+        return grad_x_NI + grad_h_NR @ a_RI, None, grad_h_NR.t() @ x_NI, grad_NO.t() @ h_NR
+
+
 class LoraLinear(Linear):
     """A frozen matrix with an adapter; B begins at zero, so that nothing changes before the first step."""
 
@@ -63,10 +80,23 @@ class LoraLinear(Linear):
         self.magnitude = nn.Parameter(base.weight.detach().float().norm(dim=1)) if config.use_dora else None
 
     def forward(self, input: Tensor) -> Tensor:
+        if self.magnitude is None and not (self.dropout and self.training):
+            return self.together(input, [self])[0]
         base = super().forward(input)
         kept = F.dropout(input, self.dropout, self.training) if self.dropout else input
         out: Tensor = base + self.lora_B(self.lora_A(kept)) * self.scaling
         return out if self.magnitude is None else out * self._row_scale().to(out.dtype)
+
+    @staticmethod
+    def together(x: Tensor, layers: Sequence[Any]) -> tuple[Tensor, ...]:
+        """Apply adapted layers to one input: one product for all that is frozen, one for what leads into adapters."""
+        if any(layer.magnitude is not None or (layer.dropout and layer.training) for layer in layers):
+            return tuple(layer(x) for layer in layers)
+        weight_OI = torch.cat([layer.weight for layer in layers]).to(x.dtype)
+        a_RI = torch.cat([layer.lora_A.weight for layer in layers]).to(x.dtype)
+        b_OR = torch.block_diag(*[layer.lora_B.weight * layer.scaling for layer in layers]).to(x.dtype)  # type: ignore[no-untyped-call]
+        y_NO: Tensor = _FusedLora.apply(x.flatten(0, -2), weight_OI, a_RI, b_OR)  # type: ignore[no-untyped-call]
+        return torch.split(y_NO.view(*x.shape[:-1], -1), [layer.out_features for layer in layers], dim=-1)
 
     def _row_scale(self) -> Tensor:
         """Return m / |W + scaling B A| of each output; the norm counts as a constant in the backward pass."""

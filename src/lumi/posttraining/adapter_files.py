@@ -115,6 +115,15 @@ def read_base(folder: Path) -> Base:
     return Base(Path(data["path"]), data["weights_sha256"])
 
 
+def our_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a file of PEFT's by the names of our parameters."""
+    rows = {peft: name for name, peft in _OF_ROWS.items()}
+    plain = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
+    return {
+        rows.get(name, name.replace(".lora_magnitude_vector", ".magnitude")): tensor for name, tensor in plain.items()
+    }
+
+
 def _peft_name(name: str) -> str:
     return _OF_ROWS.get(name, name.replace(".magnitude", ".lora_magnitude_vector"))
 

@@ -25,9 +25,10 @@ from lumi.corpus.quality import bins_of
 from lumi.corpus.rows import BrokenRow, RawRow, row_values
 from lumi.corpus.statistics import statistics_of
 from lumi.corpus.words import Words
-from lumi.posttraining.shapes import ShapeName, UnusableRow, messages_of
+from lumi.posttraining.shapes import TEXT_KEYS, ShapeName, UnusableRow, messages_of
 from lumi.workers import Shared
 
+_LONGEST_METADATA = 80  # characters
 _TELLING = 20  # characters: people do answer "Yes!" with "Yes!"
 _NO_OUTPUT = {"<nooutput>", "nooutput", "no output", "n/a", "none", "nan"}
 
@@ -137,7 +138,9 @@ def _draft(row: RawRow, config: ConversationsConfig, source: ConversationSource)
         cleaned.pop()
         changed.append("unanswered_question")
     single = {
-        key: value for key, value in values.items() if isinstance(value, str | int | float) and len(str(value)) < 80
+        key: value
+        for key, value in values.items()
+        if key not in TEXT_KEYS and isinstance(value, str | int | float) and len(str(value)) < _LONGEST_METADATA
     }
     draft = _Draft(row, cleaned, list(dict.fromkeys(changed)), {**single, "num_messages": len(cleaned)})
     draft.reason = _reason(draft, values, config, source)
@@ -217,7 +220,7 @@ def _outcome(draft: _Draft, source: ConversationSource, language: str, bins: byt
     if draft.reason:
         return _dropped(draft, language=language, bins=bins)
     asked = draft.asked
-    digest = hashlib.sha256(" ".join(asked.lower().split()).encode()).digest()
+    digest = hashlib.sha256(normal(asked).encode()).digest()
     messages = [message.to_json() for message in draft.messages]
     document = Document(digest.hex()[:32], asked, source.name, {**draft.metadata, "messages": messages})
     try:
@@ -252,6 +255,11 @@ def _dropped(draft: _Draft, *, language: str = "", bins: bytes = b"") -> Outcome
         num_characters=len(whole),
         bins=bins,
     )
+
+
+def normal(question: str) -> str:
+    """Return a question as it is compared: without regard to case and blanks."""
+    return " ".join(question.lower().split())
 
 
 def messages_in(document: Document) -> list[Message]:

@@ -46,6 +46,10 @@ def sft(config: SftConfig) -> Path:
         LumiError: what was asked for cannot be done; with several ranks, rank 0 says so and all exit with 1.
         SystemExit: 130 or 143 after an interruption.
     """
+    if config.use_trl_trainer:
+        from lumi.posttraining.trl_backend import sft_with_trl
+
+        return sft_with_trl(config)
     return train(SupervisedFineTuning(config))
 
 
@@ -73,11 +77,15 @@ class SupervisedFineTuning:
         for dataset in self.datasets:
             require_same_tokenizer(self.tokenizer.sha256, dataset.tokenizer_sha256, str(dataset.path))
         self.template = one_template(self.base.path, self.datasets)
-        sampler = WeightedMultiDatasetSampler(
+        self.row_order = WeightedMultiDatasetSampler(
             [len(dataset) for dataset in self.datasets], config.data_weights, config.training.seed
         )
         return BatchLoader(
-            self.datasets, sampler, batch_size=config.training.batch_size, rank=ranks.rank, world_size=ranks.world_size
+            self.datasets,
+            self.row_order,
+            batch_size=config.training.batch_size,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
         )
 
     def _open(self, path: Path, split: Split, *, check: bool) -> SFTDataset:
@@ -99,7 +107,7 @@ class SupervisedFineTuning:
         full = start.checkpoint if config.method == "full" else None
         set_weights(model, read_weights(full or self.base.path), full or self.base.path)
         if config.method == "lora":
-            add_lora(model, config.lora, self._row_ids, seed=config.training.seed)
+            add_lora(model, config.lora, self.row_ids, seed=config.training.seed)
             if start.checkpoint is not None:
                 read_adapter(model, start.checkpoint)
             narrow_frozen(model, self.dtype)
@@ -108,7 +116,7 @@ class SupervisedFineTuning:
         return model
 
     @property
-    def _row_ids(self) -> tuple[int, ...]:
+    def row_ids(self) -> tuple[int, ...]:
         """The control symbols that pretraining has not taught: their rows are trained whole."""
         template = self.template
         frames = (template.system, template.user, template.assistant)
@@ -123,7 +131,7 @@ class SupervisedFineTuning:
         whole = WholeModel(self.shape, self.tokenizer, self.template)
         if self.config.method == "full":
             return whole
-        return AdapterFiles(self.base, self.config.lora, self._row_ids, whole)
+        return AdapterFiles(self.base, self.config.lora, self.row_ids, whole)
 
     def validate(self, ranks: Ranks, micro_batch_size: int) -> HeldOutLoss:
         return HeldOutLoss(

@@ -74,8 +74,7 @@ def write_sft_card(
             for source in config.sources
         ),
         "",
-        "What was dropped, over all sources (examples stand in the card of the text corpus"
-        f" that this was made from, {config.corpus().output_dir}):",
+        "What was dropped, over all sources (examples stand in the card of the text corpus that this was made from):",
         "",
         "| why | conversations |",
         "| --- | ---: |",

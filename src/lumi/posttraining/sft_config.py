@@ -23,7 +23,12 @@ QUESTIONS = (
 class SftConfig(RunConfig):
     """Teach a base model to answer, with LoRA adapters or all of its weights; the same command again resumes."""
 
-    not_identity: ClassVar[frozenset[str]] = RunConfig.not_identity | {"model_path", "sample_prompts", "sample_tokens"}
+    not_identity: ClassVar[frozenset[str]] = RunConfig.not_identity | {
+        "model_path",
+        "sample_prompts",
+        "sample_tokens",
+        "use_trl_trainer",
+    }
 
     model_path: Path
     """The model to begin with: final/ of a pretraining run."""
@@ -40,6 +45,9 @@ class SftConfig(RunConfig):
     """Asked at each validation; none: no samples."""
     sample_tokens: int = Field(default=100, gt=0)
     """Longest answer of these samples."""
+
+    use_trl_trainer: bool = False
+    """Train with TRL's SFTTrainer in place of our engine; one process, no resume."""
 
     def settings(self) -> dict[str, Any]:
         chosen = {"method": self.method, "packing": self.packing, "neftune_alpha": self.neftune_alpha}

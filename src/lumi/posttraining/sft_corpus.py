@@ -4,7 +4,7 @@
 2. its shards --(workers: render with template and tokenizer, cut behind the last whole answer that fits, split)-->
    train_00000.tokens.npy (uint16 [tokens, 2]: id, bears loss), train_00000.starts.npy, val_...
 
-A conversation's split depends on its questions alone, so that the same question is never in both.
+A conversation's split depends on its first question alone, so that the same question is never in both.
 """
 
 from collections import Counter
@@ -24,7 +24,7 @@ from lumi.conversation import Rendered, find_template, render
 from lumi.corpus import Document, prepare_corpus, read_shard_lines
 from lumi.data.dataset import Split
 from lumi.errors import DataError
-from lumi.posttraining.conversations import ConversationsConfig, conversation_outcomes, messages_in
+from lumi.posttraining.conversations import ConversationsConfig, conversation_outcomes, messages_in, normal
 from lumi.posttraining.sft_card import Shown, write_sft_card
 from lumi.posttraining.sft_dataset import CONVERSATIONS
 from lumi.progress import progress, say
@@ -49,7 +49,7 @@ class SftCorpusConfig(ConversationsConfig):
     sequence_length: int = Field(default=1024, gt=1, le=1 << 20)
     """A conversation is cut behind the last whole answer within this many tokens; one without any is dropped."""
     val_fraction: float = Field(default=0.02, gt=0, lt=1)
-    """Share of conversations held out, chosen by the hash of their questions."""
+    """Share of conversations held out, chosen by the hash of their first question."""
     seed: int = Field(default=0, ge=0)
     """Names the choice of held-out conversations."""
     corpus_dir: Path | None = None
@@ -217,14 +217,15 @@ def _render_chunk(lines: list[bytes], *, config: SftCorpusConfig, tokenizer_sha2
     too_long = shortened = 0
     shown = None
     for line in lines:
-        document = Document.from_line(line)
-        whole = render(messages_in(document), template, tokenizer)
+        messages = messages_in(Document.from_line(line))
+        whole = render(messages, template, tokenizer)
         fitting = whole.shortened(config.sequence_length + 1)
         if not len(fitting.ids):
             too_long += 1
             continue
         shortened += len(fitting.ids) < len(whole.ids)
-        held_out = unit_interval(config.seed, "held out", document.id.encode()) < config.val_fraction
+        first = next(message.content for message in messages if message.role == "user")
+        held_out = unit_interval(config.seed, "held out", normal(first).encode()) < config.val_fraction
         split["val" if held_out else "train"].append(fitting)
         shown = shown or Shown(fitting.ids.tolist(), fitting.loss.tolist())
     return _Chunk(split, too_long, shortened, shown)

@@ -77,6 +77,11 @@ class SFTDataset:
         """Return how many conversations stand in a row at most."""
         return max(map(len, self._rows))
 
+    def conversations_in(self, row: int) -> list[int]:
+        """Return the conversations that stand in a row, in their order."""
+        found: list[int] = self._rows[row].tolist()
+        return found
+
     def conversation(self, index: int) -> Rendered:
         """Return one conversation."""
         tokens = np.empty((int(self.lengths[index]), 2), dtype=np.uint16)
@@ -89,7 +94,7 @@ class SFTDataset:
         out[:, 0] = PAD_ID
         for row, index in zip(out, np.asarray(indices).tolist(), strict=True):
             place = 0
-            for conversation in self._rows[index].tolist():
+            for conversation in self.conversations_in(index):
                 rendered = self.conversation(conversation)
                 here = slice(place, place + len(rendered.ids))
                 row[0, here], row[1, here] = rendered.ids, rendered.loss

@@ -30,6 +30,7 @@ _SPEAKER = ("role", "from", "speaker", "agent")
 _TEXT = ("content", "value", "utterance", "message", "text")
 _ASKED = ("prompt", "question", "query")
 _ANSWERED = ("completion", "response", "answer", "output", "chosen")
+TEXT_KEYS = frozenset({*_LISTS, *_ASKED, *_ANSWERED, "tree", "instruction", "input", "context", "output", "history"})
 _NOTHING = {"", "<noinput>", "noinput", "n/a", "none"}  # what stands for no input in Alpaca and its heirs
 
 Row = Mapping[str, Any]
@@ -103,8 +104,11 @@ def _listed(turns: Sequence[Any], roles: Mapping[str, Role]) -> list[Message]:
 
 def _alpaca(row: Row) -> list[Message]:
     messages = _system(row)
-    for pair in row.get("history") or ():
-        if not (isinstance(pair, Sequence) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
+    history = row.get("history") or []
+    if not isinstance(history, list):
+        raise UnusableRow(f"history is {type(history).__name__}, not a list")
+    for pair in history:
+        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
             raise UnusableRow("history is not a list of question and answer")
         messages += [Message("user", pair[0]), Message("assistant", pair[1])]
     asked = _required(row, ("instruction",))
@@ -116,20 +120,33 @@ def _alpaca(row: Row) -> list[Message]:
 
 def _best_path(row: Row, roles: Mapping[str, Role]) -> list[Message]:
     """Follow the best-ranked answer, and then the best-ranked reply to it, from the root on."""
+    nodes = row.get("tree")
+    if not isinstance(nodes, list):
+        raise UnusableRow(f"tree is {type(nodes).__name__}, not a list of messages")
     replies: dict[Any, list[Row]] = {}
-    for node in row["tree"]:
+    for number, node in enumerate(nodes):
+        _require_node(node, number)
         if not node.get("deleted"):
             replies.setdefault(node.get("parent_id"), []).append(node)
     path: list[Message] = []
     parent = None
     while following := replies.pop(parent, None):  # each node once, also where the parents go in a circle
         best = min(following, key=lambda node: (node.get("rank") is None, node.get("rank") or 0))
-        role = roles.get(_required(best, _SPEAKER).lower())
+        speaker = _required(best, _SPEAKER)
+        role = roles.get(speaker.lower())
         if role is None:
-            raise UnusableRow(f"unknown role {best['role']!r:.40}")
+            raise UnusableRow(f"unknown role {speaker!r:.40}")
         path.append(Message(role, _required(best, _TEXT)))
         parent = best.get("message_id")
     return path
+
+
+def _require_node(node: Any, number: int) -> None:
+    if not isinstance(node, Mapping):
+        raise UnusableRow(f"message {number + 1} of the tree is {type(node).__name__}, not an object")
+    for key, kinds in (("message_id", str | int), ("parent_id", str | int), ("rank", int | float)):
+        if node.get(key) is not None and not isinstance(node[key], kinds):
+            raise UnusableRow(f"{key} of message {number + 1} of the tree is {type(node[key]).__name__}")
 
 
 def _system(row: Row) -> list[Message]:

@@ -211,7 +211,7 @@ def _make_trainer(
     recipe: Recipe, loader: BatchLoader, start: Start, ranks: Ranks, model: Llama, micro_batch_size: int
 ) -> Trainer:
     config = recipe.config
-    description = {**_describe(recipe, loader, start), **recipe.describe(model)}
+    description = {**describe_run(recipe, loader, start), **recipe.describe(model)}
     return Trainer(
         model=model,
         objective=recipe.objective(),
@@ -228,7 +228,7 @@ def _make_trainer(
     )
 
 
-def _describe(recipe: Recipe, loader: BatchLoader, start: Start) -> dict[str, Any]:
+def describe_run(recipe: Recipe, loader: BatchLoader, start: Start) -> dict[str, Any]:
     """Return what run.json says of the run; step and tokens are added at each save."""
     config = recipe.config
     earlier: dict[str, Any] = read_run(start.checkpoint) if start.checkpoint else {"phases": [], "step": 0}

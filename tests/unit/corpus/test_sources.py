@@ -10,7 +10,7 @@ import pytest
 import zstandard
 from tests.corpora import PLAIN
 
-from lumi.corpus import CorpusConfig, SourceConfig, prepare_corpus, read_documents
+from lumi.corpus import CorpusConfig, SourceConfig, embedded, prepare_corpus, read_documents
 from lumi.corpus import sources as sources_module
 from lumi.errors import DataError
 
@@ -132,7 +132,7 @@ def test_the_embedded_text(tmp_path):
 
 
 def test_without_the_wheel_the_embedded_text_is_pythons_documentation(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sources_module, "_EMBEDDED", ("no-such-wheel", "x.json"))
+    monkeypatch.setattr(embedded, "_SUMMARIES", ("no-such-wheel", "x.json"))
     manifest, _ = corpus(tmp_path, kind="package")
     assert 70 < manifest.counts["documents"] < 100
     assert "no-such-wheel is not installed" in capsys.readouterr().err
