@@ -1,6 +1,7 @@
 """What several tests share: small artifacts made by the real stages, and settings that keep runs repeatable."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from tests.corpora import PLAIN
 REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY))  # for `tests.training_runs`
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell's background job ignores SIGINT, and so would all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # CI draws the same examples each time, so that a failure there is a failure here.
 settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)

@@ -150,7 +150,14 @@ class RowHead(Linear):
         return F.linear(input, weight_VD)
 
 
-def add_lora(model: Llama, config: LoraConfig, row_ids: Sequence[int], *, seed: int = 0) -> None:
+def add_lora(
+    model: Llama,
+    config: LoraConfig,
+    row_ids: Sequence[int],
+    *,
+    seed: int = 0,
+    layer_class: type[LoraLinear] = LoraLinear,
+) -> None:
     """Freeze a model and put adapters into it.
 
     Args:
@@ -158,6 +165,7 @@ def add_lora(model: Llama, config: LoraConfig, row_ids: Sequence[int], *, seed: 
         config: the adapters.
         row_ids: tokens whose rows in embedding and head are trained too.
         seed: names the adapters' initial weights.
+        layer_class: what an adapted matrix becomes (`QuantizedLoraLinear`: in four bits).
     """
     model.requires_grad_(False)
     draw = torch_generator(seed, "lora")
@@ -165,7 +173,7 @@ def add_lora(model: Llama, config: LoraConfig, row_ids: Sequence[int], *, seed: 
         for part in (block.self_attn, block.mlp):
             for name, layer in list(part.named_children()):  # type: ignore[union-attr]
                 if name in config.targets:
-                    setattr(part, name, LoraLinear(layer, config, draw))
+                    setattr(part, name, layer_class(layer, config, draw))
     if row_ids:
         ids = sorted(set(row_ids))
         embedding, head = model.model.embed_tokens, model.lm_head

@@ -65,14 +65,24 @@ class Base:
 
 
 def write_adapter(
-    weights: Mapping[str, Tensor], config: LoraConfig, row_ids: tuple[int, ...], base: Base, folder: Path
+    weights: Mapping[str, Tensor],
+    config: LoraConfig,
+    row_ids: tuple[int, ...],
+    base: Base,
+    folder: Path,
+    *,
+    quantized: bool = False,
 ) -> list[str]:
-    """Write what is trained (by our names, float32, on the CPU) below a checkpoint folder; return the files."""
+    """Write what is trained (by our names, float32, on the CPU) below a checkpoint folder; return the files.
+
+    ``quantized``: beside it the base's matrices stood in four bits.
+    """
     (folder / ADAPTER).mkdir(exist_ok=True)
     tensors = {_PREFIX + _peft_name(name): tensor.contiguous() for name, tensor in weights.items()}
     save_file(tensors, folder / ADAPTER / "adapter_model.safetensors", metadata={"format": "pt"})
     _write_json(folder / ADAPTER / "adapter_config.json", _peft_config(config, row_ids, base))
-    _write_json(folder / ADAPTER / "base.json", {"path": str(base.path), "weights_sha256": base.weights_sha256})
+    beside = {"path": str(base.path), "weights_sha256": base.weights_sha256, "quantized": quantized}
+    _write_json(folder / ADAPTER / "base.json", beside)
     return [f"{ADAPTER}/{file}" for file in ("adapter_model.safetensors", "adapter_config.json", "base.json")]
 
 
@@ -113,6 +123,11 @@ def read_base(folder: Path) -> Base:
     """Return what the adapter of a checkpoint was trained on."""
     data = read_json_object(folder / ADAPTER / "base.json")
     return Base(Path(data["path"]), data["weights_sha256"])
+
+
+def is_quantized(folder: Path) -> bool:
+    """Return whether the adapter of a checkpoint was trained beside matrices in four bits."""
+    return bool(read_json_object(folder / ADAPTER / "base.json")["quantized"])
 
 
 def our_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -15,9 +15,18 @@ from lumi.config import Config
 from lumi.conversation import read_template
 from lumi.errors import ConfigError, IntegrityError
 from lumi.model import Llama, choose_attention, read_model_config
-from lumi.model.lora import LoraConfig, add_lora, merged_weights
+from lumi.model.lora import LoraConfig, LoraLinear, add_lora, merged_weights
 from lumi.model.pretrained import CHECKPOINT, WEIGHTS, set_weights
-from lumi.posttraining.adapter_files import ADAPTER, Base, read_adapter, read_adapter_config, read_base, write_adapter
+from lumi.model.qlora import QuantizedLoraLinear, require_bitsandbytes
+from lumi.posttraining.adapter_files import (
+    ADAPTER,
+    Base,
+    is_quantized,
+    read_adapter,
+    read_adapter_config,
+    read_base,
+    write_adapter,
+)
 from lumi.progress import say
 from lumi.tokenizer import Tokenizer
 from lumi.training import WholeModel, verify_checkpoint
@@ -40,14 +49,17 @@ class MergeConfig(Config):
 class AdapterFiles:
     """Checkpoints of adapters; the run ends with the merged model (see `ModelFiles`)."""
 
-    def __init__(self, base: Base, lora: LoraConfig, row_ids: tuple[int, ...], words: WholeModel) -> None:
-        self.base, self.lora, self.row_ids, self.words = base, lora, row_ids, words
+    def __init__(
+        self, base: Base, lora: LoraConfig, row_ids: tuple[int, ...], words: WholeModel, *, quantized: bool = False
+    ) -> None:
+        self.base, self.lora, self.row_ids, self.words, self.quantized = base, lora, row_ids, words, quantized
 
     def holds(self, name: str) -> bool:
         return any(part in name for part in ("lora_A.", "lora_B.", ".magnitude")) or name.endswith(".rows")
 
     def write(self, weights: Mapping[str, Tensor], folder: Path) -> list[str]:
-        return [*write_adapter(weights, self.lora, self.row_ids, self.base, folder), *self.words.write_words(folder)]
+        files = write_adapter(weights, self.lora, self.row_ids, self.base, folder, quantized=self.quantized)
+        return [*files, *self.words.write_words(folder)]
 
     def finish(self, checkpoint: Path, final: Path) -> None:
         write_merged(checkpoint, self.base, final)
@@ -134,9 +146,21 @@ def load_adapted(checkpoint: Path, base: Base) -> Llama:
     """Return base and adapter of a checkpoint as one model, float32, on the CPU."""
     model = _plain(base, load_file(base.path / WEIGHTS))
     lora, row_ids = read_adapter_config(checkpoint)
-    add_lora(model, lora, row_ids)
+    add_lora(model, lora, row_ids, layer_class=adapted_layer(quantized=is_quantized(checkpoint)))
     read_adapter(model, checkpoint)
     return model
+
+
+def adapted_layer(*, quantized: bool) -> type[LoraLinear]:
+    """Return what an adapted matrix is.
+
+    Raises:
+        ConfigError: four bits are asked for, and bitsandbytes is not there.
+    """
+    if not quantized:
+        return LoraLinear
+    require_bitsandbytes()
+    return QuantizedLoraLinear
 
 
 def _plain(base: Base, weights: dict[str, Any]) -> Llama:

@@ -17,7 +17,7 @@ from lumi.model.lora import add_lora, narrow_frozen
 from lumi.model.pretrained import set_weights
 from lumi.posttraining.adapter_files import Base, read_adapter
 from lumi.posttraining.chat_samples import ChatSamples
-from lumi.posttraining.merge import AdapterFiles
+from lumi.posttraining.merge import AdapterFiles, adapted_layer
 from lumi.posttraining.neftune import add_neftune
 from lumi.posttraining.sft_config import SftConfig
 from lumi.posttraining.sft_dataset import SFTDataset
@@ -64,6 +64,7 @@ class SupervisedFineTuning:
 
     def open_data(self, ranks: Ranks) -> BatchLoader:
         config = self.config
+        adapted_layer(quantized=config.method == "qlora")  # or an error before anything is read
         check = ranks.local_rank == 0  # one rank of each machine hashes the files for all of them
         self.base = open_base(config.model_path, check=check)
         self.shape = read_model_config(self.base.path)
@@ -106,8 +107,9 @@ class SupervisedFineTuning:
         model.use_attention(choose_attention(config.training.attention)[1])
         full = start.checkpoint if config.method == "full" else None
         set_weights(model, read_weights(full or self.base.path), full or self.base.path)
-        if config.method == "lora":
-            add_lora(model, config.lora, self.row_ids, seed=config.training.seed)
+        if config.method != "full":
+            layer_class = adapted_layer(quantized=config.method == "qlora")
+            add_lora(model, config.lora, self.row_ids, seed=config.training.seed, layer_class=layer_class)
             if start.checkpoint is not None:
                 read_adapter(model, start.checkpoint)
             narrow_frozen(model, self.dtype)
@@ -131,7 +133,8 @@ class SupervisedFineTuning:
         whole = WholeModel(self.shape, self.tokenizer, self.template)
         if self.config.method == "full":
             return whole
-        return AdapterFiles(self.base, self.config.lora, self.row_ids, whole)
+        quantized = self.config.method == "qlora"
+        return AdapterFiles(self.base, self.config.lora, self.row_ids, whole, quantized=quantized)
 
     def validate(self, ranks: Ranks, micro_batch_size: int) -> HeldOutLoss:
         return HeldOutLoss(

@@ -1,9 +1,9 @@
 """A run of supervised fine-tuning as one strict config: `config/sft_training/*.json`."""
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lumi.model.lora import LoraConfig
 from lumi.training import RunConfig
@@ -34,8 +34,8 @@ class SftConfig(RunConfig):
     """The model to begin with: final/ of a pretraining run."""
     data_dirs: tuple[Path, ...] = Field(min_length=1)
     """Conversations (02_prepare_sft_corpus.py), all of one template."""
-    method: Literal["lora", "full"] = "lora"
-    """lora: small matrices beside the frozen ones; full: all weights."""
+    method: Literal["lora", "qlora", "full"] = "lora"
+    """lora: small matrices beside the frozen ones; qlora: those in four bits (bitsandbytes); full: all weights."""
     lora: LoraConfig = LoraConfig()
     packing: bool = True
     """Several conversations to a row, attention kept inside each; else one a row, the rest padding."""
@@ -49,7 +49,13 @@ class SftConfig(RunConfig):
     use_trl_trainer: bool = False
     """Train with TRL's SFTTrainer in place of our engine; one process, no resume."""
 
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.method == "qlora" and (self.use_trl_trainer or self.lora.use_dora):
+            raise ValueError("method qlora goes neither with use_trl_trainer nor with lora.use_dora")
+        return self
+
     def settings(self) -> dict[str, Any]:
         chosen = {"method": self.method, "packing": self.packing, "neftune_alpha": self.neftune_alpha}
         flat = {**super().settings(), **chosen}
-        return flat if self.method == "lora" else {k: v for k, v in flat.items() if not k.startswith("lora.")}
+        return flat if self.method != "full" else {k: v for k, v in flat.items() if not k.startswith("lora.")}

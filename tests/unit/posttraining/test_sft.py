@@ -106,7 +106,7 @@ def test_transformers_and_peft_read_what_a_run_leaves(base, chats, tmp_path):
     assert ids == rendered.ids.tolist()
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("method", ["lora", "qlora", "full"])
 def test_a_run_that_was_cut_off_ends_as_the_whole_one(base, chats, tmp_path, method):
     """Across epochs, with dropout and noise; the final folder is made again where it is missing."""
     for name in ("whole", "parts"):
@@ -164,6 +164,15 @@ def test_templates_do_not_mix(artifacts, base, chats, tuned, tmp_path):
     with pytest.raises(ConfigError, match="was tuned with the template chatml, the data have chat"):
         sft(config(tuned, [plain], tmp_path / "again"))
     sft(config(tuned, [chats], tmp_path / "more", schedule__max_steps=1))
+
+
+def test_four_bits_ask_for_their_library(base, chats, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="needs bitsandbytes"):
+        sft(config(base, [chats], tmp_path / "run", method="qlora"))
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ConfigError, match="goes neither with"):
+        config(base, [chats], tmp_path / "run", method="qlora", use_trl_trainer=True)
 
 
 def test_another_tokenizer_is_refused(artifacts, base, chats, tmp_path):
