@@ -5,11 +5,20 @@ import copy
 import pytest
 import torch
 
+from lumi.errors import IntegrityError
 from lumi.model import IGNORE, ModelConfig, create_model, summed_loss
-from lumi.model.lora import LoraConfig, _FusedLora, adapter_parameters, add_lora, merged_weights, narrow_frozen
+from lumi.model.lora import (
+    LoraConfig,
+    LoraLinear,
+    _FusedLora,
+    adapter_parameters,
+    add_lora,
+    merged_weights,
+    narrow_frozen,
+)
 from lumi.model.pretrained import set_weights, weights, write_model
 from lumi.model.qlora import QuantizedLoraLinear
-from lumi.posttraining.adapter_files import Base, read_adapter, write_adapter
+from lumi.posttraining.adapter_files import Base, read_adapter, read_adapter_config, write_adapter
 
 SHAPE = ModelConfig(vocab_size=320, n_layer=2, d_model=32, n_head=4, n_kv_head=2, head_dim=16, sequence_length=64)
 ROWS = (4, 5)
@@ -128,6 +137,42 @@ def test_dropout_is_for_training_only():
     assert torch.equal(model(tokens()), model(tokens()))
 
 
+@pytest.mark.parametrize("layers", [1, 2], ids=["alone", "together"])
+def test_what_is_dropped_is_what_goes_into_the_adapter(layers):
+    """With B = 0 the adapter says nothing, so that nothing of the frozen path may be missing; with B it differs."""
+    base, model = make(LoraConfig(r=4, dropout=0.5))
+    adapted = [model.model.layers[0].self_attn.k_proj, model.model.layers[0].self_attn.v_proj][:layers]
+    plain = [base.model.layers[0].self_attn.k_proj, base.model.layers[0].self_attn.v_proj][:layers]
+    x = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+    model.train()
+    for one, other in zip(LoraLinear.together(x, adapted), plain, strict=True):
+        assert torch.equal(one, other(x))
+    for layer in adapted:
+        torch.nn.init.ones_(layer.lora_B.weight)
+    first, second = (LoraLinear.together(x, adapted) for _ in range(2))
+    assert not any(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+def test_the_length_of_a_row_is_a_constant_in_the_backward_pass():
+    """DoRA, section 4.3: the norm carries no gradient, so that of B is m / |row| of plain LoRA's."""
+    dora, lora = (make(KINDS[kind], random=True)[1].model.layers[0].mlp.down_proj for kind in ("dora", "lora"))
+    lora.load_state_dict({name: value for name, value in dora.state_dict().items() if name != "magnitude"})
+    x = torch.randn(5, dora.in_features, generator=torch.Generator().manual_seed(0))
+    for layer in (dora, lora):
+        layer.eval()(x).sum().backward()
+    norm = (dora.weight + dora._product()).norm(dim=1).detach()
+    scaled = lora.lora_B.weight.grad * (dora.magnitude / norm).unsqueeze(1)
+    torch.testing.assert_close(dora.lora_B.weight.grad, scaled.detach())
+
+
+def test_only_matrices_are_kept_in_the_compute_type():
+    _, model = make(KINDS["lora"])
+    narrow_frozen(model, torch.bfloat16)
+    assert {p.ndim: p.dtype for p in model.parameters() if not p.requires_grad} == {
+        1: torch.float32, 2: torch.bfloat16,
+    }  # fmt: skip
+
+
 @pytest.mark.filterwarnings("ignore")  # transformers' and PEFT's own
 @kinds
 @tied
@@ -137,14 +182,27 @@ def test_peft_on_transformers_gives_the_same_logits(kind, tie, tmp_path):
 
     base, model = make(kind, tie=tie, random=True)
     write_model(base.config, weights(base), tmp_path, [2])
-    write_adapter(adapter_parameters(model), kind, ROWS, Base(tmp_path, "0" * 64), tmp_path)
+    kind = kind.model_copy(update={"dropout": 0.1})
+    write_adapter(adapter_parameters(model), kind, ROWS[::-1], Base(tmp_path, "0" * 64), tmp_path)
     theirs = PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(tmp_path), tmp_path / "adapter").eval()
     torch.testing.assert_close(theirs(tokens()).logits, model(tokens()), rtol=1e-4, atol=1e-4)
 
     again = copy.deepcopy(base)
     add_lora(again, kind, ROWS, seed=7)
     read_adapter(again, tmp_path)
-    assert torch.equal(again(tokens()), model(tokens()))
+    assert torch.equal(again.eval()(tokens()), model(tokens()))
+    found, rows = read_adapter_config(tmp_path)
+    assert (found.dropout, found.scaling, sorted(found.targets), rows) == (
+        0.1,
+        kind.scaling,
+        sorted(kind.targets),
+        ROWS,
+    )
+
+    other = copy.deepcopy(base)
+    add_lora(other, kind.model_copy(update={"r": 3}), ROWS)
+    with pytest.raises(IntegrityError, match="of another shape"):
+        read_adapter(other, tmp_path)
 
 
 @pytest.fixture

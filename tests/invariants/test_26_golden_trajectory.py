@@ -21,7 +21,7 @@ CONFIG = ModelConfig(vocab_size=256, n_layer=2, d_model=48, n_head=3, n_kv_head=
 class Rows:
     """A loader of rows in which each token follows from the one before, with some noise."""
 
-    sequence_length = 32
+    sequence_length = tokens_per_row = 32
 
     def __init__(self):
         self.random = np.random.Generator(np.random.Philox(key=7))

@@ -35,6 +35,11 @@ class Message:
         return cls(role, content)
 
 
+def stripped(content: str) -> str:
+    """Return a content as it is written down: SentencePiece's own mark for a space is a space to it."""
+    return content.replace("\u2581", " ").strip()
+
+
 def problem_of(messages: Sequence[Message], *, asks: bool = False) -> str:
     """Say in a word what keeps messages from being a conversation; empty where nothing does.
 
@@ -44,7 +49,7 @@ def problem_of(messages: Sequence[Message], *, asks: bool = False) -> str:
     turns = messages[1:] if messages and messages[0].role == "system" else messages
     if not turns:
         return "no_messages"
-    if any(not message.content.strip() for message in messages):
+    if any(not stripped(message.content) for message in messages):
         return "empty_turn"
     if any(message.role == "system" for message in turns):
         return "system_message_inside"

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lumi.conversation.messages import Message, problem_of
+from lumi.conversation.messages import Message, problem_of, stripped
 from lumi.conversation.template import Parts, Template, symbol_id
 from lumi.errors import DataError
 from lumi.tokenizer.ids import CONTROL_SYMBOLS
@@ -60,7 +60,7 @@ def render(messages: Sequence[Message], template: Template, encoder: Encoder, *,
         asks: the messages end with the user, and the model is prompted for its answer.
 
     Raises:
-        DataError: the messages are no conversation.
+        DataError: the messages are no conversation, or not text.
     """
     if problem := problem_of(messages, asks=asks):
         roles = ", ".join(message.role for message in messages)
@@ -68,6 +68,11 @@ def render(messages: Sequence[Message], template: Template, encoder: Encoder, *,
             f"the messages cannot be written down: {problem.replace('_', ' ')} ({roles or 'none'})",
             "give an optional system message, then user and assistant in turn, none of them empty",
         )
+    for message in messages:
+        try:
+            message.content.encode()
+        except UnicodeError as error:
+            raise DataError(f"a message is not text: {error}", "send UTF-8") from None
     writer = _Writer(encoder)
     writer.put(template.begin)
     if template.default_system and messages[0].role != "system":
@@ -89,11 +94,6 @@ def render(messages: Sequence[Message], template: Template, encoder: Encoder, *,
         writer.put(template.assistant.before)
     writer.length()
     return Rendered(np.array(writer.ids, dtype=np.uint16), np.array(writer.loss, dtype=np.bool_), tuple(ends))
-
-
-def stripped(content: str) -> str:
-    """Return a content as it is written down: SentencePiece's own mark for a space is a space to it."""
-    return content.replace("\u2581", " ").strip()
 
 
 class _Writer:

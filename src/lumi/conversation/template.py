@@ -61,15 +61,31 @@ class Template:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read a template.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is none.
+        """
         values = dict(data)
         for role in ROLES:
-            values[role] = Frame(**{side: tuple(parts) for side, parts in values[role].items()})
-        return cls(**{**values, "begin": tuple(values["begin"])})
+            values[role] = Frame(**{side: _parts(parts) for side, parts in values[role].items()})
+        template = cls(**{**values, "begin": _parts(values["begin"])})
+        if template.assistant.after[:1] not in [(symbol,) for symbol in CONTROL_SYMBOLS]:
+            raise ValueError("no control symbol ends an answer")
+        if not all(isinstance(text, str) for text in (template.name, template.answer_lead, template.default_system)):
+            raise TypeError("its name, answer_lead or default_system is no text")
+        return template
 
     def write(self, folder: Path) -> str:
         """Write the template into a checkpoint folder; return the file's name."""
         (folder / TEMPLATE_FILE).write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf8")
         return TEMPLATE_FILE
+
+
+def _parts(values: Any) -> Parts:
+    if not isinstance(values, list | tuple) or not all(isinstance(part, str) for part in values):
+        raise TypeError(f"{values!r:.40} is no list of texts")
+    return tuple(values)
 
 
 def symbol_id(name: str) -> int:
@@ -84,7 +100,7 @@ def read_template(folder: Path) -> Template | None:
         return None
     try:
         return Template.from_json(read_json_object(path))
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"{path} is not a template: {error}", "restore the checkpoint, or train again") from None
 
 

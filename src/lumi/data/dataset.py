@@ -31,6 +31,11 @@ class Rows(Protocol):
         """Shape of a row."""
         ...
 
+    @property
+    def tokens_per_row(self) -> int:
+        """Tokens of a row that go through the model."""
+        ...
+
     def __len__(self) -> int: ...
 
     def rows(self, indices: NDArray[np.int64]) -> Tokens:
@@ -92,6 +97,10 @@ class ShardedTokenizedDataset:
     @property
     def row_shape(self) -> tuple[int, ...]:
         return (self.sequence_length + 1,)
+
+    @property
+    def tokens_per_row(self) -> int:
+        return self.sequence_length
 
     def rows(self, indices: NDArray[np.int64]) -> Tokens:
         """Return rows, uint16 [len(indices), sequence_length + 1], in the order asked for."""

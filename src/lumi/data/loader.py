@@ -49,12 +49,13 @@ class BatchLoader:
             )
         self.datasets, self.sampler = tuple(datasets), sampler
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
-        self.sequence_length = datasets[0].sequence_length
+        self.sequence_length, self.tokens_per_row = datasets[0].sequence_length, datasets[0].tokens_per_row
         self.position = 0
         self.fingerprint = sha256_bytes(
             canonical_json(
                 {
                     "datasets": [dataset.manifest_sha256 for dataset in datasets],
+                    "rows": [len(dataset) for dataset in datasets],  # conversations may be packed or not
                     "shares": [str(share) for share in sampler.shares],
                     "seed": sampler.seed,
                     "sequence_length": self.sequence_length,

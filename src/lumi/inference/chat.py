@@ -79,7 +79,8 @@ class Chat:
             if len(ids) <= room:
                 return ids, turns[start:]
         raise DataError(
-            f"the message has {len(ids):,} tokens, there is room for {room:,} in the model's context",
+            f"{'system message and question have' if system else 'the message has'} {len(ids):,} tokens, there is room"
+            f" for {room:,} in the model's context",
             "ask something shorter",
         )
 
@@ -122,7 +123,8 @@ def run_chat(config: ChatConfig) -> None:
 
 def _read() -> str | None:
     try:
-        return input("> " if sys.stdin.isatty() else "").strip()
+        line = input("> " if sys.stdin.isatty() else "").strip()
+        return line.encode("utf8", "replace").decode()  # what is not UTF-8 comes as lone surrogates
     except EOFError:
         return None
 

@@ -38,7 +38,7 @@ class _RandomRows:
     def __init__(self, rows: int, length: int, vocab_size: int, seed: int) -> None:
         draw = np.random.default_rng(seed)
         self.rows = draw.integers(16, vocab_size, (rows, length + 1), dtype=np.uint16)
-        self.sequence_length = length
+        self.sequence_length = self.tokens_per_row = length
         self.documents_per_row = int((self.rows == BOS_ID).sum(1).max()) + 1
 
     def next_batch(self) -> Any:

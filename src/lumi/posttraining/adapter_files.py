@@ -144,7 +144,7 @@ def _peft_name(name: str) -> str:
 
 
 def _peft_config(config: LoraConfig, row_ids: tuple[int, ...], base: Base) -> dict[str, Any]:
-    rows = {"embed_tokens": list(row_ids), "lm_head": list(row_ids)}
+    rows = {"embed_tokens": sorted(row_ids), "lm_head": sorted(row_ids)}
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

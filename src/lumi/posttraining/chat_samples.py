@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lumi.conversation import Message, Template, render
+from lumi.errors import ConfigError
 from lumi.evaluation.generation_checks import figures_of
 from lumi.inference import Completion, GenerationConfig, generate
 from lumi.model import Llama
@@ -26,13 +27,33 @@ class ChatSamples:
             max_new_tokens=max_new_tokens, temperature=0.7, stop_ids=template.stop_ids, seed=0
         )
 
-    def answers(self, model: Llama) -> list[Completion]:
-        """Return the answer to each question."""
-        prompts = [
+    def prompts(self) -> list[list[int]]:
+        """Return the questions as the model reads them.
+
+        Raises:
+            DataError: one is empty.
+        """
+        return [
             render([Message("user", question)], self.template, self.tokenizer, asks=True).ids.tolist()
             for question in self.questions
         ]
-        return generate(model, self.tokenizer, prompts, self.settings)
+
+    def require_room(self, context: int) -> None:
+        """Check before a run what would end it at its first validation.
+
+        Raises:
+            ConfigError: a question is empty, or leaves no room for an answer.
+        """
+        for question, prompt in zip(self.questions, self.prompts(), strict=True):
+            if len(prompt) >= context:
+                raise ConfigError(
+                    f"the sample prompt {question:.40}... has {len(prompt):,} tokens, the model's context {context:,}",
+                    "give shorter --sample_prompts",
+                )
+
+    def answers(self, model: Llama) -> list[Completion]:
+        """Return the answer to each question."""
+        return generate(model, self.tokenizer, self.prompts(), self.settings)
 
     def __call__(self, model: Llama, step: int) -> Mapping[str, Any]:
         """Return ``samples``, question and answer of each, and ``generation``, the figures of all."""

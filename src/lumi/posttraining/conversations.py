@@ -3,13 +3,15 @@
     raw row -> messages -> clean -> is it a conversation? -> answers worth learning -> test sets, language -> outcome
 
 This runs in the workers of the corpus stage, in the place where texts are judged. What dedup looks at is what the
-user says: of two conversations with (nearly) the same questions the earlier one stays.
+user says: of two conversations with (nearly) the same questions the earlier one stays. A preference is a conversation
+with a second, rejected last answer (`lumi.posttraining.preferences`); there dedup looks at the answers too, in an
+order of their own, so that the same pair with its sides swapped is a duplicate.
 """
 
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -33,19 +35,31 @@ _TELLING = 20  # characters: people do answer "Yes!" with "Yes!"
 _NO_OUTPUT = {"<nooutput>", "nooutput", "no output", "n/a", "none", "nan"}
 
 
-class ConversationSource(SourceConfig):
-    """One data set of conversations, with its licence."""
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a row says: a conversation, for preferences a second last answer, and what is wrong with them together."""
 
-    shape: ShapeName = "auto"
-    """How its rows hold messages; auto looks at their keys (see docs/sft.md)."""
+    messages: Sequence[Message]
+    rejected: str | None = None
+    problem: str = ""
+
+
+class MessagesSource(SourceConfig):
+    """One data set whose rows hold messages, with its licence."""
+
     roles: dict[str, Role] = Field(default_factory=dict)
     """More names of roles, as this data set has them: {"SYSTEM": "assistant"}."""
     text_field: str = ""
     """Not used: rows hold messages."""
+    text_keys: ClassVar[frozenset[str]] = TEXT_KEYS
 
-    @property
-    def layout(self) -> str:
-        return f"shape ({self.shape})"
+    def read(self, values: dict[str, Any]) -> Reading:
+        """Return the messages of a row.
+
+        Raises:
+            UnusableRow: it has none, or not in a form that is known.
+        """
+        raise NotImplementedError
 
     def wants_column(self, name: str, kind: Any) -> bool:
         """All but pictures and sound."""
@@ -55,6 +69,20 @@ class ConversationSource(SourceConfig):
 
     def missing_column(self, columns: Collection[str]) -> str | None:
         return None
+
+
+class ConversationSource(MessagesSource):
+    """One data set of conversations, with its licence."""
+
+    shape: ShapeName = "auto"
+    """How its rows hold messages; auto looks at their keys."""
+
+    @property
+    def layout(self) -> str:
+        return f"shape ({self.shape})"
+
+    def read(self, values: dict[str, Any]) -> Reading:
+        return Reading(messages_of(values, self.shape, self.roles))
 
 
 class AnswersConfig(Config):
@@ -70,12 +98,17 @@ class AnswersConfig(Config):
     """Drop conversations with an answer in which one of these strings stands, such as "As an AI language model"."""
 
 
-class ConversationsConfig(CorpusConfig):
-    """The corpus stage over conversations; its rules for the length of texts are about what the user says."""
+class MessagesConfig(CorpusConfig):
+    """The corpus stage over messages; its rules for the length of texts are about what the user says."""
+
+    answers: AnswersConfig = AnswersConfig()
+
+
+class ConversationsConfig(MessagesConfig):
+    """The corpus stage over conversations."""
 
     sources: Annotated[tuple[ConversationSource, ...], FileOnly] = Field(min_length=1)
     """Read in this order."""
-    answers: AnswersConfig = AnswersConfig()
 
 
 @dataclass
@@ -84,6 +117,7 @@ class _Draft:
     messages: list[Message]
     changed: list[str]
     metadata: dict[str, Any]
+    rejected: str | None = None
     reason: str = ""
     cuts: list[tuple[str, str]] = field(default_factory=list)
 
@@ -97,14 +131,22 @@ class _Draft:
 
     @property
     def whole(self) -> str:
-        return "\n\n".join(message.content for message in self.messages)
+        said = [message.content for message in self.messages]
+        return "\n\n".join(said if self.rejected is None else [*said, self.rejected])
+
+    @property
+    def compared(self) -> str:
+        """What dedup looks at."""
+        if self.rejected is None:
+            return self.asked
+        return "\n\n".join([self.asked, *sorted([self.messages[-1].content, self.rejected])])
 
 
 def conversation_outcomes(
     rows: Sequence[RawRow],
     *,
-    config: ConversationsConfig,
-    source: ConversationSource,
+    config: MessagesConfig,
+    source: MessagesSource,
     decontaminator: Shared[Decontaminator] | None = None,
 ) -> list[Outcome]:
     """Return what becomes of each row, in order (see `Judge`)."""
@@ -123,32 +165,36 @@ def conversation_outcomes(
     return [next(judged) if outcome is None else outcome for outcome in outcomes]
 
 
-def _draft(row: RawRow, config: ConversationsConfig, source: ConversationSource) -> _Draft:
+def _draft(row: RawRow, config: MessagesConfig, source: MessagesSource) -> _Draft:
     values = row_values(row)
     try:
-        messages = messages_of(values, source.shape, source.roles)
-        for message in messages:
-            message.content.encode()
+        reading = source.read(values)
+        for text in (*(message.content for message in reading.messages), reading.rejected or ""):
+            text.encode()
     except UnusableRow as error:
         raise BrokenRow(str(error)) from None
     except UnicodeError as error:
         raise BrokenRow(f"not UTF-8: {error}") from None
-    cleaned, changed = _clean(messages, config, source)
+    cleaned, changed = _clean(reading.messages, config, source)
+    rejected = None
+    if reading.rejected is not None:
+        (side,), of_side = _clean([Message("assistant", reading.rejected)], config, source)
+        rejected, changed = side.content, changed + of_side
     if cleaned and cleaned[-1].role == "user":  # a question that nobody answered
         cleaned.pop()
         changed.append("unanswered_question")
     single = {
         key: value
         for key, value in values.items()
-        if key not in TEXT_KEYS and isinstance(value, str | int | float) and len(str(value)) < _LONGEST_METADATA
+        if key not in source.text_keys and isinstance(value, str | int | float) and len(str(value)) < _LONGEST_METADATA
     }
-    draft = _Draft(row, cleaned, list(dict.fromkeys(changed)), {**single, "num_messages": len(cleaned)})
-    draft.reason = _reason(draft, values, config, source)
+    draft = _Draft(row, cleaned, list(dict.fromkeys(changed)), {**single, "num_messages": len(cleaned)}, rejected)
+    draft.reason = reading.problem or _reason(draft, values, config, source)
     return draft
 
 
 def _clean(
-    messages: Sequence[Message], config: ConversationsConfig, source: ConversationSource
+    messages: Sequence[Message], config: MessagesConfig, source: MessagesSource
 ) -> tuple[list[Message], list[str]]:
     out, steps = [], []
     for message in messages:
@@ -158,10 +204,16 @@ def _clean(
     return out, steps
 
 
-def _reason(draft: _Draft, values: dict[str, Any], config: ConversationsConfig, source: ConversationSource) -> str:
+def _reason(draft: _Draft, values: dict[str, Any], config: MessagesConfig, source: MessagesSource) -> str:
     """Return the rule that drops a conversation before its words are looked at, or nothing."""
     if any(values.get(key) in named for key, named in source.drop_where.items()):
         return "named_in_config"
+    if draft.rejected is not None and draft.messages:
+        chosen = draft.messages[-1].content
+        if not chosen or not draft.rejected:
+            return "empty_side"
+        if chosen == draft.rejected:
+            return "identical_sides"
     if problem := problem_of(draft.messages):
         return problem
     if not config.min_characters <= len(draft.asked) <= config.max_characters:
@@ -171,6 +223,8 @@ def _reason(draft: _Draft, values: dict[str, Any], config: ConversationsConfig, 
         if message.role == "assistant" and (reason := _of_answer(message.content, asked, config.answers)):
             return reason
         asked = message.content
+    if draft.rejected is not None and len(draft.rejected) > config.answers.max_answer_characters:
+        return "answer_too_long"
     return ""
 
 
@@ -190,8 +244,8 @@ def _of_answer(answer: str, asked: str, config: AnswersConfig) -> str:
 
 def _judged(
     drafts: Sequence[_Draft],
-    config: ConversationsConfig,
-    source: ConversationSource,
+    config: MessagesConfig,
+    source: MessagesSource,
     decontaminator: Decontaminator | None,
 ) -> Iterator[Outcome]:
     """Yield the outcomes of what is a conversation."""
@@ -205,7 +259,7 @@ def _judged(
     repeated = statistics_of(Words.of([draft.answered for draft in drafts])).duplicate_8_gram
     languages = languages_of([draft.whole for draft in drafts])
     bins = bins_of(statistics_of(words))
-    bands = bands_of(Words.of([draft.asked for draft in drafts])).astype("<u8")
+    bands = bands_of(Words.of([draft.compared for draft in drafts])).astype("<u8")
     for number, draft in enumerate(drafts):
         language, confidence = languages[number]
         if repeated[number] > config.answers.max_repetition:
@@ -216,13 +270,15 @@ def _judged(
         yield _outcome(draft, source, language, bins[:, number].tobytes(), kept_bands)
 
 
-def _outcome(draft: _Draft, source: ConversationSource, language: str, bins: bytes, bands: bytes) -> Outcome:
+def _outcome(draft: _Draft, source: MessagesSource, language: str, bins: bytes, bands: bytes) -> Outcome:
     if draft.reason:
         return _dropped(draft, language=language, bins=bins)
-    asked = draft.asked
-    digest = hashlib.sha256(normal(asked).encode()).digest()
-    messages = [message.to_json() for message in draft.messages]
-    document = Document(digest.hex()[:32], asked, source.name, {**draft.metadata, "messages": messages})
+    compared = draft.compared
+    digest = hashlib.sha256(normal(compared).encode()).digest()
+    metadata = {**draft.metadata, "messages": [message.to_json() for message in draft.messages]}
+    if draft.rejected is not None:
+        metadata["rejected"] = draft.rejected
+    document = Document(digest.hex()[:32], compared, source.name, metadata)
     try:
         line = document_line(document)
     except BrokenRow as error:

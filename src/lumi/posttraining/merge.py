@@ -32,7 +32,7 @@ from lumi.tokenizer import Tokenizer
 from lumi.training import WholeModel, verify_checkpoint
 from lumi.training.checkpoint import begin_checkpoint, partial_folder
 
-_BOUND = 1e-3  # largest difference of a logit; float32 gives some 1e-6 times their size
+_BOUND = 1e-4  # largest difference of a logit, as a share of the largest one; float32 gives some 1e-6
 
 
 class MergeConfig(Config):
@@ -76,6 +76,11 @@ def merge(config: MergeConfig) -> None:
     if not (config.checkpoint / ADAPTER).is_dir():
         raise ConfigError(f"{config.checkpoint} holds no adapter", "it is a whole model already")
     recorded = read_base(config.checkpoint)
+    if config.model_path is None and not recorded.path.is_dir():
+        raise ConfigError(
+            f"the model that the adapter was trained on stood at {recorded.path}, and is not there",
+            "give it: --model_path",
+        )
     base = Base.of(config.model_path or recorded.path)
     base.require(recorded.weights_sha256, config.checkpoint)
     write_merged(config.checkpoint, base, config.output_dir)
@@ -86,13 +91,16 @@ def write_merged(checkpoint: Path, base: Base, final: Path) -> None:
     """Write a checkpoint that has the merged model beside all that the adapter's has; or find it there.
 
     Raises:
+        ConfigError: the folder holds something else.
         IntegrityError: the merged model's logits are not the adapted one's.
     """
     manifest = verify_checkpoint(checkpoint)
     of_adapter = {out.file: out.sha256 for out in manifest.files(prefix=f"{ADAPTER}/")}
-    if (final / MANIFEST).is_file():
-        there = {out.file: out.sha256 for out in verify_checkpoint(final).files(prefix=f"{ADAPTER}/")}
-        if there == of_adapter:
+    if (final.exists() and not final.is_dir()) or (final.is_dir() and any(final.iterdir())):
+        there = verify_checkpoint(final) if (final / MANIFEST).is_file() else None
+        if there is None or not there.config.get("merged") or final.resolve() == base.path.resolve():
+            raise ConfigError(f"{final} holds something else, which would be lost", "give another --output_dir")
+        if {out.file: out.sha256 for out in there.files(prefix=f"{ADAPTER}/")} == of_adapter:
             return
     verify_checkpoint(base.path)
     weights, difference = merged(checkpoint, base)
@@ -131,12 +139,17 @@ def merged(checkpoint: Path, base: Base) -> tuple[dict[str, Tensor], float]:
     draw = torch.Generator().manual_seed(0)
     length = min(128, plain.config.sequence_length)
     tokens_BT = torch.randint(0, plain.config.vocab_size, (4, length), generator=draw)
+    _, row_ids = read_adapter_config(checkpoint)
+    if row_ids:  # every second token is one whose row was trained
+        tokens_BT[:, ::2] = torch.tensor(row_ids)[torch.arange(tokens_BT[:, ::2].shape[1]) % len(row_ids)]
     with torch.inference_mode():
-        difference = float((plain(tokens_BT) - adapted.eval()(tokens_BT)).abs().max())
-    if not difference <= _BOUND:
+        logits = plain(tokens_BT)
+        difference = float((logits - adapted.eval()(tokens_BT)).abs().max())
+        bound = _BOUND * max(1.0, float(logits.abs().max()))
+    if not difference <= bound:
         raise IntegrityError(
             f"{checkpoint}: the merged model's logits differ from the adapted one's by {difference:.1e}, more than"
-            f" rounding explains ({_BOUND:.0e})",
+            f" rounding explains ({bound:.0e})",
             "use the adapter beside its base",
         )
     return found, difference

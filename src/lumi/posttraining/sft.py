@@ -65,6 +65,11 @@ class SupervisedFineTuning:
     def open_data(self, ranks: Ranks) -> BatchLoader:
         config = self.config
         adapted_layer(quantized=config.method == "qlora")  # or an error before anything is read
+        if config.fresh and config.model_path.resolve().is_relative_to(config.output_dir.resolve()):
+            raise ConfigError(
+                f"--fresh would set {config.output_dir} aside, with the model to begin with ({config.model_path})",
+                "use another --output_dir",
+            )
         check = ranks.local_rank == 0  # one rank of each machine hashes the files for all of them
         self.base = open_base(config.model_path, check=check)
         self.shape = read_model_config(self.base.path)
@@ -78,6 +83,9 @@ class SupervisedFineTuning:
         for dataset in self.datasets:
             require_same_tokenizer(self.tokenizer.sha256, dataset.tokenizer_sha256, str(dataset.path))
         self.template = one_template(self.base.path, self.datasets)
+        require_one_split(self.datasets)
+        if (questions := self.sampler()) is not None:
+            questions.require_room(self.shape.sequence_length)
         self.row_order = WeightedMultiDatasetSampler(
             [len(dataset) for dataset in self.datasets], config.data_weights, config.training.seed
         )
@@ -174,6 +182,24 @@ def open_base(path: Path, *, check: bool) -> Base:
     if check:
         verify_checkpoint(path)
     return Base.of(path)
+
+
+def require_one_split(datasets: list[SFTDataset]) -> None:
+    """Check that all data sets hold out the same questions: one's held-out may stand in another's training data.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    for dataset in datasets[1:]:
+        if dataset.held_out_by != datasets[0].held_out_by:
+            shown = " and ".join(
+                f"{one.path} with val_fraction {one.held_out_by[0]}, seed {one.held_out_by[1]}"
+                for one in (datasets[0], dataset)
+            )
+            raise ConfigError(
+                f"the data sets hold out other questions ({shown}), and one may train on what another holds out",
+                "prepare them with one --val_fraction and one --seed",
+            )
 
 
 def one_template(model_path: Path, datasets: list[SFTDataset]) -> Template:

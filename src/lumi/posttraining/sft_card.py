@@ -1,30 +1,23 @@
 """The card of prepared conversations: how many, how long, how much of them is learned, and what one looks like."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lumi.artifacts import Manifest
+from lumi.conversation import Rendered
 from lumi.pictures import histogram
 from lumi.posttraining.packing import fill, pack_lengths
+from lumi.posttraining.rendering import RenderOutcome
 from lumi.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from lumi.posttraining.sft_corpus import SftCorpusConfig
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """A conversation for people to look at."""
-
-    ids: list[int]
-    loss: list[bool]
 
 
 def write_sft_card(
@@ -32,15 +25,15 @@ def write_sft_card(
     config: "SftCorpusConfig",
     corpus: Manifest,
     counts: Mapping[str, Any],
-    lengths: Sequence[NDArray[np.int64]],
-    shown: Sequence[Shown],
+    outcome: RenderOutcome,
     tokenizer: Tokenizer,
 ) -> list[str]:
     """Write DATA_CARD.md and its picture; return the files."""
-    tokens = np.concatenate(lengths)
+    tokens = np.concatenate([*outcome.lengths["train"], *outcome.lengths["val"]])
     picture = histogram("Length of a conversation", tokens.tolist(), x_label="tokens", log_x=True)
     (folder / "conversation_lengths.svg").write_text(picture, encoding="utf8")
-    rows = pack_lengths(tokens, config.sequence_length + 1, config.seed)
+    trained = np.concatenate(outcome.lengths["train"])
+    rows = pack_lengths(trained, config.sequence_length + 1, config.seed)
     whole = corpus.counts
     lines = [
         f"# Conversations {config.name}",
@@ -58,9 +51,10 @@ def write_sft_card(
         ),
         "",
         f"{counts['shortened']:,} conversations were cut behind the last whole answer that fits,"
-        f" {counts['too_long']:,} were left out, as not even their first answer does.",
-        f"Packed into rows of {config.sequence_length + 1:,} they make {len(rows):,} rows,"
-        f" {fill(rows, tokens, config.sequence_length + 1):.1%} filled.",
+        f" {counts['too_long']:,} were left out, as not even their first answer does, and"
+        f" {counts['same_after_cutting']:,} that were the same as another then.",
+        f"Packed into rows of {config.sequence_length + 1:,} those for training make {len(rows):,} rows,"
+        f" {fill(rows, trained, config.sequence_length + 1):.1%} filled.",
         "",
         "![lengths](conversation_lengths.svg)",
         "",
@@ -84,9 +78,7 @@ def write_sft_card(
         "",
         "What bears loss stands on lines that begin with `>`.",
         "",
-        "```text",
-        *(line for one in shown for line in _written(one, tokenizer)),
-        "```",
+        *fenced([line for one in outcome.shown for line in written_out(one[0], tokenizer)]),
         "",
         "## Made by",
         "",
@@ -99,10 +91,18 @@ def write_sft_card(
     return ["DATA_CARD.md", "conversation_lengths.svg"]
 
 
-def _written(shown: Shown, tokenizer: Tokenizer) -> list[str]:
+def written_out(conversation: Rendered, tokenizer: Tokenizer) -> list[str]:
     """Return the lines of a conversation, those that bear loss marked."""
     lines = []
-    for loss, tokens in groupby(zip(shown.ids, shown.loss, strict=True), key=lambda pair: pair[1]):
+    pairs = zip(conversation.ids.tolist(), conversation.loss.tolist(), strict=True)
+    for loss, tokens in groupby(pairs, key=lambda pair: pair[1]):
         text = tokenizer.decode([token for token, _ in tokens], keep_control=True)
         lines += [f"{'> ' if loss else '  '}{line}" for line in text.removesuffix("\n").split("\n")]
     return lines
+
+
+def fenced(lines: Sequence[str]) -> list[str]:
+    """Return lines as a block of text, whatever fences stand in them."""
+    longest = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return [f"{fence}text", *lines, fence]

@@ -1,7 +1,7 @@
 """A run of supervised fine-tuning as one strict config: `config/sft_training/*.json`."""
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -30,6 +30,8 @@ class SftConfig(RunConfig):
         "use_trl_trainer",
     }
 
+    fixed: ClassVar[tuple[str, ...]] = ("method", "lora.")
+
     model_path: Path
     """The model to begin with: final/ of a pretraining run."""
     data_dirs: tuple[Path, ...] = Field(min_length=1)
@@ -41,7 +43,7 @@ class SftConfig(RunConfig):
     """Several conversations to a row, attention kept inside each; else one a row, the rest padding."""
     neftune_alpha: float | None = Field(default=None, gt=0)
     """Noise on the embeddings in training (NEFTune; 5 is usual); default: none."""
-    sample_prompts: tuple[str, ...] = QUESTIONS
+    sample_prompts: tuple[Annotated[str, Field(pattern=r"\S")], ...] = QUESTIONS
     """Asked at each validation; none: no samples."""
     sample_tokens: int = Field(default=100, gt=0)
     """Longest answer of these samples."""
@@ -53,6 +55,8 @@ class SftConfig(RunConfig):
     def _one_way(self) -> Self:
         if self.method == "qlora" and (self.use_trl_trainer or self.lora.use_dora):
             raise ValueError("method qlora goes neither with use_trl_trainer nor with lora.use_dora")
+        if self.use_trl_trainer and (self.resume_from_checkpoint or self.fresh):
+            raise ValueError("use_trl_trainer begins in a new folder: it goes with neither resume nor fresh")
         return self
 
     def settings(self) -> dict[str, Any]:

@@ -1,16 +1,14 @@
 """Conversations as training data: ids and loss mask from disk, packed into rows of fixed length."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lumi.artifacts import MANIFEST, Manifest, read_manifest, sha256_file, verify
-from lumi.conversation import Rendered, Template
-from lumi.data.array_file import ArrayFile, Tokens
+from lumi.conversation import Rendered
+from lumi.data.array_file import Tokens
 from lumi.data.dataset import Split
-from lumi.errors import DataError
+from lumi.posttraining.conversation_files import ConversationFiles
 from lumi.posttraining.packing import Row, pack_lengths
 from lumi.tokenizer import PAD_ID
 
@@ -37,30 +35,13 @@ class SFTDataset:
     def __init__(
         self, data_dir: Path, split: Split, *, packing: bool = True, seed: int = 0, check: bool = True
     ) -> None:
-        if not data_dir.is_dir():
-            raise DataError(f"no conversations at {data_dir}", "prepare them first (scripts/02_prepare_sft_corpus.py)")
+        self._files = ConversationFiles(data_dir, CONVERSATIONS, split, script="02_prepare_sft_corpus.py", check=check)
         self.path, self.split = data_dir, split
-        way_out = f"prepare them again: scripts/02_prepare_sft_corpus.py ... --output_dir {data_dir} --fresh"
-        read = verify if check else read_manifest
-        manifest: Manifest = read(data_dir, CONVERSATIONS, way_out)
         self.name = data_dir.resolve().name
-        self.manifest_sha256 = sha256_file(data_dir / MANIFEST)
-        self.tokenizer_sha256: str = manifest.counts["tokenizer_sha256"]
-        self.tokenizer_path = (data_dir / manifest.inputs[1].path).resolve()
-        self.template = Template.from_json(manifest.counts["template"])
-        self.sequence_length: int = manifest.config["sequence_length"]
-        self.counts: dict[str, Any] = manifest.counts[split]
-        self._files = [
-            ArrayFile.open(data_dir / out.file, out.sha256, (out.rows or 0, 2), way_out)
-            for out in manifest.files(prefix=f"{split}_", suffix=".tokens.npy")
-        ]
-        starts = [
-            np.load(data_dir / out.file, allow_pickle=False)
-            for out in manifest.files(prefix=f"{split}_", suffix=".starts.npy")
-        ]
-        self._starts = np.concatenate([part[:-1] for part in starts])
-        self.lengths: NDArray[np.int64] = np.concatenate([np.diff(part) for part in starts])
-        self._file_of = np.repeat(np.arange(len(starts)), [len(part) - 1 for part in starts])
+        self.manifest_sha256 = self._files.manifest_sha256
+        self.tokenizer_sha256, self.template = self._files.tokenizer_sha256, self._files.template
+        self.sequence_length, self.counts = self._files.sequence_length, self._files.counts
+        self.held_out_by, self.lengths = self._files.held_out_by, self._files.lengths
         places = self.sequence_length + 1
         self._rows: list[Row] = (
             pack_lengths(self.lengths, places, seed) if packing else list(np.arange(len(self.lengths))[:, None])
@@ -73,6 +54,10 @@ class SFTDataset:
     def row_shape(self) -> tuple[int, ...]:
         return (2, self.sequence_length + 1)
 
+    @property
+    def tokens_per_row(self) -> int:
+        return self.sequence_length
+
     def documents_per_row(self) -> int:
         """Return how many conversations stand in a row at most."""
         return max(map(len, self._rows))
@@ -84,9 +69,7 @@ class SFTDataset:
 
     def conversation(self, index: int) -> Rendered:
         """Return one conversation."""
-        tokens = np.empty((int(self.lengths[index]), 2), dtype=np.uint16)
-        self._files[self._file_of[index]].read(int(self._starts[index]), tokens)
-        return Rendered(tokens[:, 0], tokens[:, 1].astype(np.bool_), ())
+        return self._files[index]
 
     def rows(self, indices: NDArray[np.int64]) -> Tokens:
         """Return rows, uint16 [len(indices), 2, sequence_length + 1]; what is left over is padding."""
@@ -107,5 +90,4 @@ class SFTDataset:
         Raises:
             IntegrityError: one was written to.
         """
-        for file in self._files:
-            file.require_unchanged()
+        self._files.require_unchanged()

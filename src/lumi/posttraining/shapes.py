@@ -11,6 +11,7 @@ Which one a row has is seen from its keys. Reading checks types; whether the mes
 afterwards (`problem_of`), so that each kind of fault is counted by its name.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -72,18 +73,30 @@ def messages_of(row: Row, shape: ShapeName = "auto", roles: Mapping[str, Role] |
     known = {**_ROLES, **{name.lower(): role for name, role in (roles or {}).items()}}
     found = shape_of(row) if shape == "auto" else shape
     if found == "alpaca":
-        return _alpaca(row)
+        return [*alpaca_prompt(row), Message("assistant", required(row, ("output", *_ANSWERED)))]
     if found == "prompt_completion":
-        return [*_system(row), Message("user", _required(row, _ASKED)), Message("assistant", _required(row, _ANSWERED))]
+        return [*_system(row), Message("user", required(row, _ASKED)), Message("assistant", required(row, _ANSWERED))]
     if found == "tree":
         return _best_path(row, known)
     keys = [key for key, listed in _LISTS.items() if listed == found and isinstance(row.get(key), list)]
     if not keys:
         raise UnusableRow(f"no list of messages, as shape {found} has it")
-    return [*_system(row), *_listed(row[keys[0]], known)]
+    return with_system(row, listed_messages(row[keys[0]], known))
 
 
-def _listed(turns: Sequence[Any], roles: Mapping[str, Role]) -> list[Message]:
+def with_system(row: Row, messages: list[Message]) -> list[Message]:
+    """Put the row's own system message first, where the messages do not begin with one."""
+    if messages and messages[0].role == "system":
+        return messages if messages[0].content.strip() else [*_system(row), *messages[1:]]
+    return [*_system(row), *messages]
+
+
+def listed_messages(turns: Sequence[Any], roles: Mapping[str, Role]) -> list[Message]:
+    """Return the messages of a list: texts in turn, or objects with a speaker and a text.
+
+    Raises:
+        UnusableRow: one is neither, or its role is unknown.
+    """
     messages: list[Message] = []
     speakers: dict[str, Role] = {}
     for number, turn in enumerate(turns):
@@ -92,17 +105,22 @@ def _listed(turns: Sequence[Any], roles: Mapping[str, Role]) -> list[Message]:
             continue
         if not isinstance(turn, Mapping):
             raise UnusableRow(f"turn {number + 1} is {type(turn).__name__}, not text or an object")
-        speaker = _required(turn, _SPEAKER)
+        speaker = required(turn, _SPEAKER)
         role = roles.get(speaker.lower()) or speakers.get(speaker)
         if role is None:
             if not speaker.lower().startswith("agent_"):  # two people: the one who begins asks
                 raise UnusableRow(f"unknown role {speaker!r:.40}")
             role = speakers[speaker] = "assistant" if speakers else "user"
-        messages.append(Message(role, _required(turn, _TEXT)))
+        messages.append(Message(role, required(turn, _TEXT)))
     return messages
 
 
-def _alpaca(row: Row) -> list[Message]:
+def alpaca_prompt(row: Row) -> list[Message]:
+    """Return what an Alpaca row asks.
+
+    Raises:
+        UnusableRow: a value is of another type than the shape has.
+    """
     messages = _system(row)
     history = row.get("history") or []
     if not isinstance(history, list):
@@ -111,11 +129,11 @@ def _alpaca(row: Row) -> list[Message]:
         if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
             raise UnusableRow("history is not a list of question and answer")
         messages += [Message("user", pair[0]), Message("assistant", pair[1])]
-    asked = _required(row, ("instruction",))
-    given = next((row[key] for key in ("input", "context") if isinstance(row.get(key), str)), "")
-    if given.strip().lower() not in _NOTHING:
-        asked = f"{asked.rstrip()}\n\n{given}"
-    return [*messages, Message("user", asked), Message("assistant", _required(row, ("output", *_ANSWERED)))]
+    asked = required(row, ("instruction",))
+    given = [text for text in (_text(row, "input"), _text(row, "context")) if text.strip().lower() not in _NOTHING]
+    if given:
+        asked = f"{asked.rstrip()}\n\n{given[0]}"
+    return [*messages, Message("user", asked)]
 
 
 def _best_path(row: Row, roles: Mapping[str, Role]) -> list[Message]:
@@ -131,14 +149,19 @@ def _best_path(row: Row, roles: Mapping[str, Role]) -> list[Message]:
     path: list[Message] = []
     parent = None
     while following := replies.pop(parent, None):  # each node once, also where the parents go in a circle
-        best = min(following, key=lambda node: (node.get("rank") is None, node.get("rank") or 0))
-        speaker = _required(best, _SPEAKER)
+        best = min(following, key=_rank)
+        speaker = required(best, _SPEAKER)
         role = roles.get(speaker.lower())
         if role is None:
             raise UnusableRow(f"unknown role {speaker!r:.40}")
-        path.append(Message(role, _required(best, _TEXT)))
+        path.append(Message(role, required(best, _TEXT)))
         parent = best.get("message_id")
     return path
+
+
+def _rank(node: Row) -> tuple[bool, float]:
+    rank = node.get("rank")
+    return (True, 0.0) if rank is None or math.isnan(rank) else (False, float(rank))
 
 
 def _require_node(node: Any, number: int) -> None:
@@ -150,15 +173,28 @@ def _require_node(node: Any, number: int) -> None:
 
 
 def _system(row: Row) -> list[Message]:
-    found = next((row[key] for key in ("system", "system_prompt") if isinstance(row.get(key), str)), "")
-    return [Message("system", found)] if found.strip() else []
+    found = next((text for text in (_text(row, "system"), _text(row, "system_prompt")) if text.strip()), "")
+    return [Message("system", found)] if found else []
+
+
+def _text(row: Row, key: str) -> str:
+    """Return a text that need not be there."""
+    value = row.get(key)
+    if value is not None and not isinstance(value, str):
+        raise UnusableRow(f"{key} is {type(value).__name__}, not text")
+    return value or ""
 
 
 def _first(row: Row, keys: Sequence[str]) -> str | None:
     return next((key for key in keys if row.get(key) is not None), None)
 
 
-def _required(row: Row, keys: Sequence[str]) -> str:
+def required(row: Row, keys: Sequence[str]) -> str:
+    """Return the text of the first of some keys that is there.
+
+    Raises:
+        UnusableRow: none is, or it is no text.
+    """
     key = _first(row, keys)
     if key is None:
         raise UnusableRow(f"no {' or '.join(keys)}")

@@ -112,6 +112,7 @@ def make_trl_trainer(recipe: SupervisedFineTuning, ranks: Ranks, *, evaluate: bo
         pad_to_multiple_of=None,
         dataloader_num_workers=0,
         torch_compile=bool(training.compile),
+        neftune_noise_alpha=config.neftune_alpha,
     )
     held_out = [_example(dataset, index) for dataset in recipe.held_out for index in range(len(dataset.lengths))]
     base = LlamaForCausalLM.from_pretrained(recipe.base.path, dtype=torch.float32)

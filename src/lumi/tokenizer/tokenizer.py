@@ -46,6 +46,9 @@ _PROBES = (
 )
 
 
+_IN_USE = 5  # control symbols; the rest are reserved
+
+
 class Tokenizer:
     """The one frozen tokenizer. Made by `Tokenizer.load`.
 
@@ -96,9 +99,21 @@ class Tokenizer:
                         f"{path} is damaged: sha256 {found_sha[:12]}, its manifest says {out.sha256[:12]}", restore
                     )
         try:
-            return cls(path.read_bytes(), folder, path)
+            tokenizer = cls(path.read_bytes(), folder, path)
         except (RuntimeError, ValueError) as error:
             raise DataError(f"{path} is not a SentencePiece model: {error}", way_out) from None
+        if not tokenizer.has_control_symbols():
+            raise DataError(
+                f"{path} was not made by Lumi: its first ids are not {', '.join(CONTROL_SYMBOLS[:_IN_USE])}", way_out
+            )
+        return tokenizer
+
+    def has_control_symbols(self) -> bool:
+        """Return whether the first ids are the symbols that everything here takes them for."""
+        if self.vocab_size < NUM_CONTROL:
+            return False
+        found = [self._plain.id_to_piece(1 + number) for number in range(_IN_USE)]
+        return found == list(CONTROL_SYMBOLS[:_IN_USE]) and all(map(self._plain.is_control, range(1, NUM_CONTROL)))
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, nothing added."""

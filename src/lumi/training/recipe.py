@@ -150,9 +150,12 @@ def _find_start(recipe: Recipe, loader: BatchLoader, stack: ExitStack) -> Start:
     config = recipe.config
     stack.enter_context(only_run_in(config.output_dir))
     drop_cut_off_saves(config.output_dir)
+    settings = _settings(recipe)
+    fixed = {name for name in settings if name in recipe.origin() or name.startswith(config.fixed)}
     wanted = Wanted(
         config.output_dir,
-        _settings(recipe),
+        settings,
+        frozenset(fixed),
         loader.fingerprint,
         config.schedule.max_steps,
         config.training.early_stopping_patience,
@@ -188,7 +191,7 @@ def _micro_batch_size(config: RunConfig, model: Llama, loader: BatchLoader, rank
         model.config,
         rows=share,
         memory_bytes=int(0.9 * free_memory(ranks.device)),
-        sequence_length=loader.sequence_length,
+        sequence_length=loader.tokens_per_row,
         compute_bytes=choose_dtype(training.precision, ranks.device).itemsize,
         recompute=training.activation_checkpointing,
         shards=ranks.world_size if training.parallel == "fsdp" else 1,
@@ -270,7 +273,7 @@ def _announce(config: RunConfig, loader: BatchLoader, ranks: Ranks, trainer: Tra
         return
     model = trainer.model
     parameters = count_parameters(model.config)
-    tokens = config.schedule.max_steps * config.training.batch_size * loader.sequence_length
+    tokens = config.schedule.max_steps * config.training.batch_size * loader.tokens_per_row
     kind = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "CPU"
     attention = choose_attention(config.training.attention)[0]
     share = config.training.batch_size // ranks.world_size

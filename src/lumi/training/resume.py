@@ -44,6 +44,7 @@ class Wanted:
 
     run_folder: Path
     settings: dict[str, Any]  # must equal the checkpoint's for an automatic resume
+    fixed: frozenset[str]  # those of them that must equal it for any
     fingerprint: str  # of data sets, weights, seed and row length
     max_steps: int
     early_stopping_patience: int | None = None
@@ -69,11 +70,9 @@ def find_start(wanted: Wanted, *, explicit: Path | None, fresh: bool) -> Start:
                 "pass --fresh to start anew (the old folder is set aside), or give --resume_from_checkpoint",
             )
         return Start(None)
-    made = read_run(newest)["settings"]
-    if different := sorted(k for k in {*made, *wanted.settings} if made.get(k) != wanted.settings.get(k)):
-        changes = ", ".join(f"{k}: {made.get(k)} -> {wanted.settings.get(k)}" for k in different)
+    if changes := _changes(newest, wanted):
         raise ResumeError(
-            f"{wanted.run_folder} holds a run with other settings ({changes})",
+            f"{wanted.run_folder} holds a run with other settings ({', '.join(changes.values())})",
             "use its settings, another --output_dir, or --fresh (the old run is set aside)",
         )
     if _progress(newest)["loader"]["fingerprint"] != wanted.fingerprint:
@@ -84,8 +83,23 @@ def find_start(wanted: Wanted, *, explicit: Path | None, fresh: bool) -> Start:
     return _continue(wanted, newest)
 
 
+def _changes(checkpoint: Path, wanted: Wanted) -> dict[str, str]:
+    """Return the settings that are not those of a checkpoint: name -> what it was and is."""
+    made = read_run(checkpoint)["settings"]
+    different = sorted(k for k in {*made, *wanted.settings} if made.get(k) != wanted.settings.get(k))
+    return {name: f"{name}: {made.get(name)} -> {wanted.settings.get(name)}" for name in different}
+
+
 def _explicit(wanted: Wanted, checkpoint: Path) -> Start:
     verify_checkpoint(checkpoint)
+    changes = _changes(checkpoint, wanted)
+    if fixed := [change for name, change in changes.items() if name in wanted.fixed]:
+        raise ResumeError(
+            f"{checkpoint} cannot go on as another model ({', '.join(fixed)})",
+            "use its settings, or begin a run of its own from the weights: --model_path RUN/final",
+        )
+    if changes:
+        say(f"{checkpoint} goes on with other settings: {', '.join(changes.values())}")
     if _progress(checkpoint)["loader"]["fingerprint"] == wanted.fingerprint:
         return _continue(wanted, checkpoint)
     # Other data: a new phase. The same command again finds the phase's own newest checkpoint.

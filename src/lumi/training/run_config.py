@@ -18,6 +18,9 @@ class RunConfig(Config):
         "description", "output_dir", "resume_from_checkpoint", "fresh", "data_dirs", "tokenizer_path",
     })  # fmt: skip
 
+    fixed: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of the names of settings that a checkpoint is of one piece with: no resume changes them."""
+
     description: str = ""
     """What this run is; for readers of the file."""
     name: str = Field(min_length=1)

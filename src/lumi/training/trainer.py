@@ -203,7 +203,7 @@ class Trainer:
         self.tally.add(total, count, norm, bad, self.scale.at_fault(bad))
         self.scale.update(bad)
         self.step += 1
-        self.tokens += rows.shape[0] * self.ranks.world_size * (rows.shape[-1] - 1)
+        self.tokens += self.config.batch_size * self.loader.tokens_per_row
 
     def learning_rate(self) -> float:
         """Return the rate of the step about to be made."""
@@ -235,8 +235,7 @@ class Trainer:
         line = self.tally.take()
         seconds, steps = time.monotonic() - self._clock, self.step - self._clock_step
         self._start_clock()
-        length = self.loader.sequence_length
-        rate = steps * self.config.batch_size * length / max(seconds, 1e-9)
+        rate = steps * self.config.batch_size * self.loader.tokens_per_row / max(seconds, 1e-9)
         flops = rate * self._flops_per_token
         loss = line["loss_sum"] / max(line["count_sum"], 1)
         peak = self._peak_flops

@@ -33,6 +33,7 @@ def test_what_is_no_conversation_has_a_reason(roles, asks, problem):
 
 
 def test_an_empty_turn_is_named_and_refused(artifacts):
+    assert problem_of([Message("user", "hm"), Message("assistant", "\u2581")]) == "empty_turn"
     empty = [Message("user", " \n"), Message("assistant", "yes")]
     assert problem_of(empty) == "empty_turn"
     with pytest.raises(DataError, match="empty turn"):
@@ -97,3 +98,23 @@ def test_what_is_wrong_with_a_template_is_said(tmp_path):
 def test_answers_end_with_the_templates_symbol():
     assert TEMPLATES["chatml"].stop_ids == (EOS_ID, IM_END_ID)
     assert TEMPLATES["chat"].stop_ids == (EOS_ID,)
+
+
+@pytest.mark.parametrize("changes, named", [
+    ({"assistant": {"before": [], "after": []}}, "no control symbol ends an answer"),
+    ({"assistant": {"before": [], "after": ["\n"]}}, "no control symbol ends an answer"),
+    ({"begin": "<s>"}, "no list of texts"),
+    ({"begin": [1]}, "no list of texts"),
+    ({"user": {"before": [None], "after": []}}, "no list of texts"),
+    ({"answer_lead": 1}, "is no text"),
+    ({"user": []}, ""), ({"more": 1}, ""), ({"system": None}, ""),
+])  # fmt: skip
+def test_a_file_that_is_no_template_is_refused(changes, named, tmp_path):
+    (tmp_path / TEMPLATE_FILE).write_text(json.dumps(TEMPLATES["chatml"].to_json() | changes))
+    with pytest.raises(ConfigError, match=f"is not a template.*{named}"):
+        read_template(tmp_path)
+
+
+def test_what_is_not_text_is_refused(artifacts):
+    with pytest.raises(DataError, match="not text"):
+        render([Message("user", "\ud800")], TEMPLATES["chatml"], Tokenizer.load(artifacts / "tokenizer"), asks=True)

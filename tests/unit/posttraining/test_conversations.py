@@ -72,6 +72,8 @@ def kept(made):
         (talk("", "a"), "empty_turn"),
         (talk("\x00\ufeff", "a"), "empty_turn"),
         (talk("q", "a", "", "a2"), "empty_turn"),
+        (talk("q", "none", "q2", "a"), "no_output"),
+        (talk("Twenty characters...", "Twenty characters..."), "answer_repeats_the_question"),
         (talk("q", "s", "a", roles="usa"), "system_message_inside"),
         (talk("s", "s", "q", "a", roles="ssua"), "system_message_inside"),
         (talk("a", "q", "a", roles="aua"), "begins_with_the_assistant"),
@@ -105,6 +107,7 @@ def test_what_is_no_conversation_or_no_answer_has_a_reason(row, reason):
         (talk("q", "As an AI, I am"), {"answers": {"drop_answers_with": ["As an AI"]}}, "answer_named_in_config"),
         (talk("As an AI?", "No."), {"answers": {"drop_answers_with": ["As an AI"]}}, ""),
         (talk("Yes!", "Yes!"), {}, ""),
+        (talk("Nineteen characters", "Nineteen characters"), {}, ""),
         (talk("q", "none of these"), {}, ""),
     ],
 )
@@ -305,3 +308,16 @@ def test_no_row_whatever_is_in_it_is_a_crash(row, shape, as_bytes):
     assert sum(map(bool, (made.line, made.reason, made.broken))) == 1
     if made.line:
         assert problem_of(messages_in(Document.from_line(made.line))) == ""
+
+
+def test_the_first_reason_stays():
+    test = " ".join(f"w{number}" for number in range(20))
+    made = outcome(talk(f"Was?\n\n{test}", GERMAN), decontaminator=Decontaminator({"mine": [test]}), languages=["en"])
+    assert made.reason == "contaminated"
+
+
+def test_short_values_are_kept_beside_the_messages():
+    made = outcome(talk("q", "a", title="t" * 79, long="t" * 80, rating=4))
+    found = Document.from_line(made.line).metadata
+    assert (found["title"], found["rating"]) == ("t" * 79, 4)
+    assert "long" not in found

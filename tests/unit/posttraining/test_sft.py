@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 
 import pytest
 import torch
@@ -19,7 +20,10 @@ from lumi.posttraining import MergeConfig, merge, sft
 from lumi.posttraining.adapter_files import Base
 from lumi.posttraining.merge import load_adapted
 from lumi.posttraining.neftune import add_neftune, conversation_lengths
+from lumi.posttraining.sft import SupervisedFineTuning
 from lumi.tokenizer import BOS_ID, PAD_ID, Tokenizer
+from lumi.training import Ranks, verify_checkpoint
+from lumi.training.resume import Start
 
 
 def mean_loss(folder, key="val_loss"):
@@ -34,6 +38,12 @@ LEARN = {"schedule__max_steps": 120, "training__save_steps": 120, "training__bat
 def tuned(base, chats, tmp_path_factory):
     """A model that has learned the conversations, with all of its weights."""
     return sft(config(base, [chats], tmp_path_factory.mktemp("tuned"), method="full", **LEARN))
+
+
+def flip_last_bit(path):
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
 
 
 def answer_to(question, folder):
@@ -164,6 +174,157 @@ def test_templates_do_not_mix(artifacts, base, chats, tuned, tmp_path):
     with pytest.raises(ConfigError, match="was tuned with the template chatml, the data have chat"):
         sft(config(tuned, [plain], tmp_path / "again"))
     sft(config(tuned, [chats], tmp_path / "more", schedule__max_steps=1))
+
+
+class TestMerge:
+    @pytest.fixture(scope="class")
+    def step(self, base, chats, tmp_path_factory):
+        run = tmp_path_factory.mktemp("merge") / "run"
+        sft(config(base, [chats], run))
+        return run / "step_20"
+
+    def test_nothing_that_stands_there_is_lost(self, base, step, tmp_path):
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine/thesis.txt").write_text("years of work")
+        (tmp_path / "file").write_text("a file")
+        for target in (tmp_path / "mine", tmp_path / "file", base, step, step.parent / "best"):
+            with pytest.raises(ConfigError, match="holds something else"):
+                merge(MergeConfig(checkpoint=step, output_dir=target))
+        assert (tmp_path / "mine/thesis.txt").read_text() == "years of work"
+        verify_checkpoint(base)
+        verify_checkpoint(step)
+
+    def test_found_again_and_made_anew_for_another_step(self, step, tmp_path):
+        merge(MergeConfig(checkpoint=step, output_dir=tmp_path / "out"))
+        before = (tmp_path / "out/model.safetensors").stat().st_mtime_ns
+        merge(MergeConfig(checkpoint=step, output_dir=tmp_path / "out"))
+        assert (tmp_path / "out/model.safetensors").stat().st_mtime_ns == before
+        merge(MergeConfig(checkpoint=step.parent / "step_10", output_dir=tmp_path / "out"))
+        assert (tmp_path / "out/model.safetensors").stat().st_mtime_ns != before
+
+    def test_a_merged_model_that_says_something_else_is_refused(self, step, tmp_path, monkeypatch):
+        """Also where only the rows of the control symbols, which no text has, are wrong."""
+        merging = sys.modules["lumi.posttraining.merge"]
+        right = merging.merged_weights
+
+        def wrong(model, base):
+            found = right(model, base)
+            found["model.embed_tokens.weight"][[4, 5]] += 0.1
+            return found
+
+        monkeypatch.setattr(merging, "merged_weights", wrong)
+        monkeypatch.setattr(torch, "randint", lambda low, high, size, **_: torch.full(size, 100))
+        with pytest.raises(IntegrityError, match="more than rounding explains"):
+            merge(MergeConfig(checkpoint=step, output_dir=tmp_path / "out"))
+        assert not (tmp_path / "out").exists()
+
+    def test_a_base_that_is_damaged_or_gone(self, chats, step, base, tmp_path):
+        shutil.copytree(base, tmp_path / "base")
+        flip_last_bit(tmp_path / "base/model.safetensors")
+        with pytest.raises(IntegrityError, match=r"model\.safetensors"):
+            merge(MergeConfig(checkpoint=step, model_path=tmp_path / "base", output_dir=tmp_path / "out"))
+        with pytest.raises(IntegrityError, match=r"model\.safetensors"):
+            sft(config(tmp_path / "base", [chats], tmp_path / "run"))
+        shutil.copytree(base, tmp_path / "gone")
+        sft(config(tmp_path / "gone", [chats], tmp_path / "run", schedule__max_steps=1))
+        shutil.rmtree(tmp_path / "gone")
+        with pytest.raises(ConfigError, match="and is not there"):
+            merge(MergeConfig(checkpoint=tmp_path / "run/step_1", output_dir=tmp_path / "out"))
+        merge(MergeConfig(checkpoint=tmp_path / "run/step_1", model_path=base, output_dir=tmp_path / "out"))
+
+
+class TestExplicitResume:
+    @pytest.fixture(scope="class")
+    def run(self, base, chats, tmp_path_factory):
+        run = tmp_path_factory.mktemp("resume") / "run"
+        sft(config(base, [chats], run))
+        return run
+
+    @pytest.mark.parametrize("changes, named", [
+        ({"lora": {"r": 4, "alpha": 800, "dropout": 0.1}}, r"lora\.alpha: 8\.0 -> 800"),
+        ({"method": "full"}, "method: lora -> full"),
+        ({"method": "qlora"}, "method: lora -> qlora"),
+    ])  # fmt: skip
+    def test_the_model_stays_what_it_is(self, base, chats, run, tmp_path, changes, named):
+        again = config(base, [chats], tmp_path / "next", resume_from_checkpoint=str(run / "step_10"), **changes)
+        with pytest.raises(ResumeError, match=named):
+            sft(again)
+
+    def test_so_do_its_base_and_its_template(self, artifacts, base, chats, run, tmp_path):
+        step = {"resume_from_checkpoint": str(run / "step_10")}
+        other = make_base(tmp_path / "other/final", artifacts / "tokenizer", seed=2)
+        with pytest.raises(ResumeError, match="base_weights"):
+            sft(config(other, [chats], tmp_path / "next", **step))
+        plain = make_conversations(tmp_path, artifacts / "tokenizer", "plain", template="chat")
+        with pytest.raises(ResumeError, match="template: chatml -> chat"):
+            sft(config(base, [plain], tmp_path / "next", **step))
+
+    def test_other_rows_are_other_data_and_a_new_rate_is_announced(self, base, chats, run, tmp_path, capsys):
+        step = {"resume_from_checkpoint": str(run / "step_10"), "schedule__max_steps": 12}
+        sft(config(base, [chats], tmp_path / "unpacked", packing=False, **step))
+        assert "new data phase" in capsys.readouterr().err
+        sft(config(base, [chats], tmp_path / "slower", optimizer__learning_rate=0.001, **step))
+        assert "optimizer.learning_rate: 0.01 -> 0.001" in capsys.readouterr().err
+
+
+def test_data_that_hold_out_other_questions_are_refused(artifacts, base, chats, tmp_path):
+    for name, change in (("fraction", {"val_fraction": 0.5}), ("seed", {"seed": 1})):
+        other = make_conversations(tmp_path, artifacts / "tokenizer", name, **change)
+        with pytest.raises(ConfigError, match="hold out other questions"):
+            sft(config(base, [chats, other], tmp_path / "run"))
+
+
+def test_what_would_end_a_run_later_ends_it_at_once(artifacts, base, chats, tmp_path):
+    with pytest.raises(ConfigError, match=r"sample prompt .* has .* tokens, the model's context 128"):
+        sft(config(base, [chats], tmp_path / "run", sample_prompts=["fox " * 200]))
+    with pytest.raises(ConfigError, match="sample_prompts"):
+        config(base, [chats], tmp_path / "run", sample_prompts=[" "])
+    long = make_conversations(tmp_path, artifacts / "tokenizer", "long", sequence_length=129)
+    with pytest.raises(ConfigError, match="rows of 129 tokens, the model takes 128"):
+        sft(config(base, [long], tmp_path / "run"))
+    run = tmp_path / "own"
+    final = sft(config(base, [chats], run, method="full", schedule__max_steps=1))
+    with pytest.raises(ConfigError, match="with the model to begin with"):
+        sft(config(final, [chats], run, fresh=True))
+    with pytest.raises(ConfigError, match="neither resume nor fresh"):
+        config(base, [chats], run, use_trl_trainer=True, fresh=True)
+
+
+def test_a_flipped_bit_in_the_conversations_stops_a_run(base, chats, tmp_path):
+    shutil.copytree(chats, tmp_path / "chats")
+    flip_last_bit(tmp_path / "chats/train_00000.tokens.npy")
+    with pytest.raises(IntegrityError, match=r"train_00000\.tokens\.npy"):
+        sft(config(base, [tmp_path / "chats"], tmp_path / "run"))
+
+
+def recipe_of(*args, **changes):
+    recipe = SupervisedFineTuning(config(*args, **changes))
+    loader = recipe.open_data(Ranks(0, 1, torch.device("cpu")))
+    loader.close()
+    return recipe, loader
+
+
+def test_a_config_reaches_what_it_is_about(artifacts, base, chats, tmp_path):
+    other = make_conversations(tmp_path, artifacts / "tokenizer", "other", rows={"start": 100, "count": 90})
+    both = [chats, other]
+    one, loader = recipe_of(base, both, tmp_path / "run", data_weights=[0.9, 0.1])
+    assert loader.sampler.rows_drawn(100) == [90, 10]
+    next_seed, _ = recipe_of(base, both, tmp_path / "run", training__seed=1)
+    rows = [[recipe.datasets[0].conversations_in(n) for n in range(3)] for recipe in (one, next_seed)]
+    assert rows[0] != rows[1]
+    first, second = (r.make_model(Start(None)).model.layers[0].self_attn.q_proj.lora_A.weight for r in (one, next_seed))
+    assert not torch.equal(first, second)
+    one.datasets[0].documents_per_row = lambda: 1
+    assert one.objective().documents_per_row == max(d.documents_per_row() for d in (*one.datasets, *one.held_out))
+    one.held_out[0].documents_per_row = lambda: 77
+    assert one.objective().documents_per_row == 77
+    assert one.sampler().settings.stop_ids == one.template.stop_ids
+
+    noisy, _ = recipe_of(base, [chats], tmp_path / "run", neftune_alpha=5.0)
+    for recipe, same in ((noisy, False), (one, True)):
+        model = recipe.make_model(Start(None)).train()
+        tokens = torch.tensor([[BOS_ID, 30, 31, 32]])
+        assert torch.equal(model.model.embed_tokens(tokens), model.model.embed_tokens(tokens)) == same
 
 
 def test_four_bits_ask_for_their_library(base, chats, tmp_path, monkeypatch):

@@ -16,10 +16,11 @@ from lumi.artifacts import read_manifest
 from lumi.conversation import Message, find_template, render
 from lumi.corpus import read_documents
 from lumi.errors import ConfigError, DataError, IntegrityError, TokenizerMismatch, TokenizerMissing
-from lumi.posttraining import sft_corpus
+from lumi.posttraining import rendering
 from lumi.posttraining.conversations import messages_in
 from lumi.posttraining.sft_corpus import SftCorpusConfig, prepare_sft_corpus
 from lumi.posttraining.sft_dataset import CONVERSATIONS, SFTDataset
+from lumi.posttraining.shapes import messages_of
 from lumi.randomness import generator
 from lumi.tokenizer import BOS_ID, IM_END_ID, IM_START_ID, PAD_ID, Tokenizer, TokenizerConfig, train_tokenizer
 
@@ -170,7 +171,6 @@ class TestCounts:
     def test_the_folder_knows_its_tokenizer_and_template(self, small, artifacts, tokenizer):
         (data, _) = datasets(small / "sft")
         assert data.tokenizer_sha256 == tokenizer.sha256
-        assert data.tokenizer_path == (artifacts / "tokenizer").resolve()
         assert data.template == find_template("chatml")
         assert (data.name, data.sequence_length, data.row_shape) == ("sft", LENGTH, (2, LENGTH + 1))
 
@@ -209,6 +209,17 @@ class TestConversationsOnDisk:
         first = [Message("user", SHORT_FIRST), Message("assistant", "The first exchange.")]
         cut = as_pair(render(first, find_template("chatml"), tokenizer))
         assert cut in {as_pair(one) for one in every_conversation(small / "sft")}
+
+    def test_one_that_just_fits_is_whole(self, artifacts, tokenizer, tmp_path):
+        rows = GOOD[:12]
+        length = max(len(render(messages_of(row), find_template("chatml"), tokenizer).ids) for row in rows)
+        file = write_rows(tmp_path / "x.jsonl", rows)
+        for name, room, cut in (("fits", length - 1, 0), ("not", length - 2, 1)):
+            changes = {"corpus_dir": str(tmp_path / "corpus"), "output_dir": str(tmp_path / name)}
+            prepare_sft_corpus(config(tmp_path, file, artifacts / "tokenizer", sequence_length=room, val_fraction=0.4,
+                                      **changes))  # fmt: skip
+            counts = read_manifest(tmp_path / name, CONVERSATIONS, "").counts
+            assert counts["shortened"] + counts["too_long"] == cut
 
     def test_one_whose_first_answer_does_not_fit_is_not_there(self, small, tokenizer):
         texts = [tokenizer.decode(one.ids.tolist()) for one in every_conversation(small / "sft")]
@@ -317,6 +328,10 @@ class TestSplit:
         train, val = ({as_pair(data.conversation(i)) for i in range(len(data.lengths))}
                       for data in datasets(tmp_path / "sft"))  # fmt: skip
         assert len(train | val) == 12
+        # and each stands there once
+        assert sum(len(data.lengths) for data in datasets(tmp_path / "sft")) == 12
+        counts = read_manifest(tmp_path / "sft", CONVERSATIONS, "").counts
+        assert counts["same_after_cutting"] == 24
         assert not train & val
 
     def test_another_seed_holds_out_others(self, small, raw, artifacts, tmp_path):
@@ -333,11 +348,11 @@ class TestSplit:
 
 class TestRepeating:
     def test_the_same_bytes_elsewhere_and_with_two_workers(self, small, raw, artifacts, tmp_path_factory, monkeypatch):
-        monkeypatch.setattr(sft_corpus, "_BYTES_WORTH_A_WORKER", 8)  # else so little is done by this process alone
-        monkeypatch.setattr(sft_corpus, "_CHUNK_BYTES", 2000)
+        monkeypatch.setattr(rendering, "_BYTES_WORTH_A_WORKER", 8)  # else so little is done by this process alone
+        monkeypatch.setattr(rendering, "_CHUNK_BYTES", 2000)
         pools = []
-        pool = sft_corpus.WorkerPool
-        monkeypatch.setattr(sft_corpus, "WorkerPool", lambda count: pools.append(count) or pool(count))
+        pool = rendering.WorkerPool
+        monkeypatch.setattr(rendering, "WorkerPool", lambda count: pools.append(count) or pool(count))
         root = tmp_path_factory.mktemp("two")
         prepare_sft_corpus(config(root, raw, artifacts / "tokenizer", shard_bytes=SHARD, num_workers=2))
         assert set(pools) == {2}
@@ -380,7 +395,7 @@ class TestRefused:
     def test_a_tokenizer_that_was_exchanged_while_workers_start(self, small, raw, artifacts, tokenizer):
         made = config(small, raw, artifacts / "tokenizer")
         with pytest.raises(TokenizerMismatch, match=tokenizer.sha256[:12]) as raised:
-            sft_corpus._render_chunk([], config=made, tokenizer_sha256="0" * 64)
+            rendering._render_chunk([], config=made, write=None, tokenizer_sha256="0" * 64)
         assert raised.value.way_out
 
     def test_no_such_template_before_anything_is_read(self, artifacts, tmp_path):

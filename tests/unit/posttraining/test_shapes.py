@@ -63,6 +63,11 @@ ROOT = node("q", None, "Why?", "prompter")
         ({"instruction": "do", "context": "c", "response": "done", "category": "qa"}, "alpaca",
          said("do\n\nc", "done")),
         ({"instruction": "do", "context": "", "response": "done", "category": "qa"}, "alpaca", said("do", "done")),
+        ({"instruction": "do", "input": "", "context": "c", "output": "done"}, "alpaca", said("do\n\nc", "done")),
+        ({"messages": [{"role": "system", "content": " "}, {"role": "user", "content": "q"}], "system": "s"},
+         "messages", said("q", system="s")),
+        ({"messages": [{"role": "system", "content": "own"}, {"role": "user", "content": "q"}], "system": "s"},
+         "messages", said("q", system="own")),
         ({"prompt": "q", "completion": "a"}, "prompt_completion", said("q", "a")),
         ({"query": "q", "answer": "a", "messages": None}, "prompt_completion", said("q", "a")),
         ({"id": "flan.1", "system_prompt": "s", "question": "q", "response": "a"}, "prompt_completion",
@@ -116,6 +121,10 @@ class TestTree:
         tree = [ROOT, node("a", "q", "gone", rank=0, deleted=True), node("b", "a", "More?", "prompter"),
                 node("c", "q", "stays", rank=1, deleted=False)]  # fmt: skip
         assert messages_of({"tree": tree}) == said("Why?", "stays")
+
+    def test_a_rank_that_is_no_number_is_none(self):
+        tree = [ROOT, node("a", "q", "odd", rank=float("nan")), node("b", "q", "best", rank=0.0)]
+        assert messages_of({"tree": tree}) == said("Why?", "best")
 
     def test_parents_in_a_circle_end(self):
         tree = [ROOT, node("a", "q", "So."), node("q", "a", "Why?", "prompter")]
@@ -221,3 +230,10 @@ def test_any_json_object_gives_messages_or_a_reason(row, shape):
     except UnusableRow:
         return
     assert all(message.role in ROLES and isinstance(message.content, str) for message in messages)
+
+
+@pytest.mark.parametrize("key", ["input", "context", "system"])
+@pytest.mark.parametrize("value", [5, ["a"], {"a": 1}])
+def test_a_value_of_another_type_is_never_left_out_in_silence(key, value):
+    with pytest.raises(UnusableRow, match=f"{key} is {type(value).__name__}, not text"):
+        messages_of({"instruction": "Add one to", "output": "6", key: value})

@@ -113,3 +113,17 @@ def test_a_fast_encoder_that_disagrees_is_not_used(artifacts, tokenizer, monkeyp
     assert "using SentencePiece" in capsys.readouterr().err
     assert slow.encode("The fox walked.\n") == tokenizer.encode("The fox walked.\n")
     assert [ids.tolist() for ids in slow.encode_batch(["a", "fox"])] == [tokenizer.encode("a"), tokenizer.encode("fox")]
+
+
+def test_a_tokenizer_of_others_is_refused(tmp_path):
+    import io
+
+    from sentencepiece import SentencePieceTrainer
+
+    model = io.BytesIO()
+    texts = iter(["the quick brown fox jumps over the lazy dog"] * 50)
+    SentencePieceTrainer.train(sentence_iterator=texts, model_writer=model, vocab_size=60, minloglevel=2,
+                               hard_vocab_limit=False)  # fmt: skip
+    (tmp_path / "other.model").write_bytes(model.getvalue())
+    with pytest.raises(DataError, match=r"not made by Lumi: its first ids are not <s>, </s>, <pad>"):
+        Tokenizer.load(tmp_path / "other.model")
