@@ -14,7 +14,7 @@ from lumi.inference import GenerationConfig, generate
 from lumi.model import choose_device, choose_dtype, load_model
 from lumi.posttraining import SFTDataset
 from lumi.posttraining.chat_samples import ChatSamples
-from lumi.posttraining.sft_config import QUESTIONS
+from lumi.posttraining.tuning import QUESTIONS
 from lumi.tokenizer import Tokenizer
 from lumi.training import CausalLMObjective, HeldOutLoss, Ranks
 
@@ -43,7 +43,7 @@ def main() -> None:
     found = {}
     for name, folder in (("before", options.base), ("after", options.tuned)):
         model = load_model(folder, device=device, dtype=choose_dtype("fp32", device))
-        loss = next(iter(measure(model).values()))
+        loss = next(iter(measure(model)["val_loss"].values()))
         settings = GenerationConfig(
             max_new_tokens=options.max_new_tokens, temperature=0.7, stop_ids=dataset.template.stop_ids, batch_size=64
         )

@@ -117,7 +117,7 @@ def held_out_loss(folder: Path, data_dir: Path) -> float:
     dataset = SFTDataset(data_dir, "val", check=False)
     objective = CausalLMObjective(documents_per_row=dataset.documents_per_row())
     measure = HeldOutLoss([dataset], objective, rows=1 << 30, micro_batch_size=16, ranks=Ranks(0, 1, device))
-    return next(iter(measure(model).values()))
+    return next(iter(measure(model)["val_loss"].values()))
 
 
 def answer_tokens(options: argparse.Namespace, folder: Path) -> int:

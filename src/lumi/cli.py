@@ -51,6 +51,12 @@ STAGES = {
         "lumi.posttraining:prepare_sft_corpus",
         "conversations as data for SFT (02_prepare_sft_corpus.py)",
     ),
+    "prepare-dpo-corpus": Stage(
+        "lumi.posttraining:DpoCorpusConfig",
+        "lumi.posttraining:prepare_dpo_corpus",
+        "preferences as data for DPO (02_prepare_dpo_corpus.py)",
+    ),
+    "dpo": Stage("lumi.posttraining:DpoConfig", "lumi.posttraining:dpo", "teach a model what is preferred (04_dpo.py)"),
     "sft": Stage(
         "lumi.posttraining:SftConfig", "lumi.posttraining:sft", "teach a model to answer (03_sft_industrial.py)"
     ),

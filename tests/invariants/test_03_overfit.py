@@ -15,7 +15,7 @@ def test_overfit_and_recite():
     row[0, 0] = BOS_ID
     optimizer = make_optimizer(dict(model.named_parameters()), OptimizerConfig(learning_rate=0.01, weight_decay=0.0))
     for _ in range(120):
-        loss = objective.loss(model, row) / objective.count(row)
+        loss = objective.loss(model, row)[0] / objective.count(row)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -50,7 +50,7 @@ def trajectory():
     points = []
     for _ in range(20):
         trainer.train_step()
-        line = trainer.tally.take()
+        line, _ = trainer.tally.take()
         points.append([line["loss_sum"] / line["count_sum"], line["norm"]])
     return points
 

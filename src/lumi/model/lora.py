@@ -71,6 +71,7 @@ class LoraLinear(Linear):
         super().__init__(base.in_features, base.out_features)
         self.weight = base.weight
         self.scaling, self.dropout = config.scaling, config.dropout
+        self.adapting = True
         self.lora_A = Linear(base.in_features, config.r)
         self.lora_B = Linear(config.r, base.out_features)
         bound = base.in_features**-0.5  # PEFT's: Kaiming's uniform with a = sqrt(5)
@@ -80,6 +81,8 @@ class LoraLinear(Linear):
         self.magnitude = nn.Parameter(base.weight.detach().float().norm(dim=1)) if config.use_dora else None
 
     def forward(self, input: Tensor) -> Tensor:
+        if not self.adapting:
+            return super().forward(input)
         if self.magnitude is None and not (self.dropout and self.training):
             return self.together(input, [self])[0]
         base = super().forward(input)
@@ -92,6 +95,8 @@ class LoraLinear(Linear):
         """Apply adapted layers to one input: one product for all that is frozen, one for what leads into adapters."""
         if any(layer.magnitude is not None or (layer.dropout and layer.training) for layer in layers):
             return tuple(layer(x) for layer in layers)
+        if not layers[0].adapting:
+            return Linear.together(x, layers)
         weight_OI = torch.cat([layer.weight for layer in layers]).to(x.dtype)
         a_RI = torch.cat([layer.lora_A.weight for layer in layers]).to(x.dtype)
         b_OR = torch.block_diag(*[layer.lora_B.weight * layer.scaling for layer in layers]).to(x.dtype)  # type: ignore[no-untyped-call]
@@ -125,10 +130,12 @@ class RowEmbedding(nn.Embedding):
     def __init__(self, base: nn.Embedding, rows_KD: nn.Parameter, ids: Sequence[int]) -> None:
         super().__init__(base.num_embeddings, base.embedding_dim, _weight=base.weight)
         self.weight = base.weight
-        self.rows = rows_KD
+        self.rows, self.adapting = rows_KD, True
         self.register_buffer("ids_K", torch.tensor(ids), persistent=False)
 
     def forward(self, input: Tensor) -> Tensor:
+        if not self.adapting:
+            return super().forward(input)
         chosen_BTK = input.unsqueeze(-1) == self.ids_K  # a product with it has a deterministic gradient
         rows_BTD = chosen_BTK.to(self.rows.dtype) @ self.rows
         return torch.where(chosen_BTK.any(-1, keepdim=True), rows_BTD, super().forward(input).to(rows_BTD.dtype))
@@ -142,10 +149,12 @@ class RowHead(Linear):
     def __init__(self, base: Linear, rows_KD: nn.Parameter, ids: Sequence[int]) -> None:
         super().__init__(base.in_features, base.out_features)
         self.weight = base.weight
-        self.rows = rows_KD
+        self.rows, self.adapting = rows_KD, True
         self.register_buffer("ids_K", torch.tensor(ids), persistent=False)
 
     def forward(self, input: Tensor) -> Tensor:
+        if not self.adapting:
+            return super().forward(input)
         weight_VD = self.weight.to(input.dtype).index_copy(0, self.ids_K, self.rows.to(input.dtype))
         return F.linear(input, weight_VD)
 
@@ -181,6 +190,13 @@ def add_lora(
         model.model.embed_tokens = RowEmbedding(embedding, rows_KD, ids)
         own_KD = rows_KD if model.config.tie_embeddings else nn.Parameter(head.weight[ids].clone())
         model.lm_head = RowHead(head, own_KD, ids)
+
+
+def set_adapters(model: Llama, *, on: bool) -> None:
+    """Switch all adapters of a model on, or off: then it is the base."""
+    for layer in model.modules():
+        if isinstance(layer, LoraLinear | RowEmbedding | RowHead):
+            layer.adapting = on
 
 
 def narrow_frozen(model: Llama, dtype: torch.dtype) -> None:

@@ -68,6 +68,80 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return (grad_hidden, None, None, grad_weight, None) if ctx.of_rows else (grad_hidden, grad_weight) + (None,) * 3
 
 
+class _TokenLogProbs(torch.autograd.Function):
+    """log softmax(hidden W^T)[label] of each position; the logits are made again in the backward pass.
+
+    There each position has a factor of its own, which is known only once all of them are summed up.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        labels_N: Tensor,
+        rows_KD: Tensor | None,
+        ids_K: Tensor | None,
+        weight_is_trained: bool,
+    ) -> Tensor:
+        weight = _whole_head(weight_VD, rows_KD, ids_K, hidden_ND.dtype)
+        step = chunk_positions(hidden_ND.device.type, weight.shape[0])
+        log_probs, log_sums = [], []
+        for start in range(0, hidden_ND.shape[0], step):
+            labels_C = labels_N[start : start + step]
+            logits_CV = _wide(F.linear(hidden_ND[start : start + step], weight))
+            log_sum_C = logits_CV.logsumexp(1)
+            label_logit_C = logits_CV.gather(1, labels_C.clamp(min=0).unsqueeze(1)).squeeze(1)
+            log_probs.append((label_logit_C - log_sum_C) * (labels_C != IGNORE))
+            log_sums.append(log_sum_C)
+        ctx.save_for_backward(hidden_ND, weight_VD, labels_N, rows_KD, ids_K, torch.cat(log_sums))
+        ctx.weight_is_trained = weight_is_trained
+        return torch.cat(log_probs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        hidden_ND, weight_VD, labels_N, rows_KD, ids_K, log_sum_N = ctx.saved_tensors
+        factor_N = grads[0] * (labels_N != IGNORE)
+        weight = _whole_head(weight_VD, rows_KD, ids_K, hidden_ND.dtype)
+        grad_hidden = torch.empty_like(hidden_ND)
+        trained = rows_KD if rows_KD is not None else weight_VD if ctx.weight_is_trained else None
+        grad_weight = None if trained is None else torch.zeros_like(trained)
+        step = chunk_positions(hidden_ND.device.type, weight.shape[0])
+        for start in range(0, hidden_ND.shape[0], step):
+            here = slice(start, start + step)
+            hidden_CD, factor_C1 = hidden_ND[here], factor_N[here].unsqueeze(1)
+            target_C1 = labels_N[here].clamp(min=0).unsqueeze(1)
+            prob_CV = (_wide(F.linear(hidden_CD, weight)) - log_sum_N[here].unsqueeze(1)).exp()
+            one_hot_CV = torch.arange(weight.shape[0], device=weight.device) == target_C1
+            grad_CV = ((one_hot_CV.to(prob_CV.dtype) - prob_CV) * factor_C1).to(hidden_ND.dtype)
+            grad_hidden[here] = grad_CV @ weight
+            if grad_weight is not None:
+                grad_weight += (grad_CV if ids_K is None else grad_CV[:, ids_K]).t() @ hidden_CD
+        of_rows = rows_KD is not None
+        return grad_hidden, None if of_rows else grad_weight, None, grad_weight if of_rows else None, None, None
+
+
+def _whole_head(weight_VD: Tensor, rows_KD: Tensor | None, ids_K: Tensor | None, dtype: torch.dtype) -> Tensor:
+    weight = weight_VD.to(dtype)
+    return weight if rows_KD is None or ids_K is None else weight.index_copy(0, ids_K, rows_KD.to(dtype))
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def token_log_probs(model: Llama, hidden_BTD: Tensor, labels_BT: Tensor) -> Tensor:
+    """Return the log-probability of each label in nats, float32 [B, T]; 0 where the label is `IGNORE`."""
+    hidden_ND, labels_N = hidden_BTD.flatten(0, 1), labels_BT.flatten()
+    head = model.lm_head
+    rows = isinstance(head, RowHead) and head.adapting
+    rows_KD, ids_K = (head.rows, head.ids_K) if rows else (None, None)
+    found: Tensor = _TokenLogProbs.apply(  # type: ignore[no-untyped-call]
+        hidden_ND, head.weight, labels_N, rows_KD, ids_K, head.weight.requires_grad
+    )
+    return found.view_as(labels_BT)
+
+
 def summed_loss(model: Llama, hidden_BTD: Tensor, labels_BT: Tensor) -> Tensor:
     """Return the summed cross entropy in nats, a float32 scalar; positions labelled `IGNORE` do not count.
 

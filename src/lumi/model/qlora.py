@@ -93,7 +93,9 @@ class QuantizedLoraLinear(LoraLinear):
         return self.out_features, self.in_features
 
     def forward(self, input: Tensor) -> Tensor:
-        base = _FrozenProduct.apply(input, self.packed, self.absmax, self._shape)  # type: ignore[no-untyped-call]
+        base: Tensor = _FrozenProduct.apply(input, self.packed, self.absmax, self._shape)  # type: ignore[no-untyped-call]
+        if not self.adapting:
+            return base
         kept = F.dropout(input, self.dropout, self.training)
         out: Tensor = base + self.lora_B(self.lora_A(kept)) * self.scaling
         return out

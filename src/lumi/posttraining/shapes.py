@@ -70,7 +70,7 @@ def messages_of(row: Row, shape: ShapeName = "auto", roles: Mapping[str, Role] |
     Raises:
         UnusableRow: a key is missing, a value is of another type, or a role is unknown.
     """
-    known = {**_ROLES, **{name.lower(): role for name, role in (roles or {}).items()}}
+    known = known_roles(roles)
     found = shape_of(row) if shape == "auto" else shape
     if found == "alpaca":
         return [*alpaca_prompt(row), Message("assistant", required(row, ("output", *_ANSWERED)))]
@@ -82,6 +82,11 @@ def messages_of(row: Row, shape: ShapeName = "auto", roles: Mapping[str, Role] |
     if not keys:
         raise UnusableRow(f"no list of messages, as shape {found} has it")
     return with_system(row, listed_messages(row[keys[0]], known))
+
+
+def known_roles(more: Mapping[str, Role] | None) -> dict[str, Role]:
+    """Return what speakers are called, in lower case."""
+    return {**_ROLES, **{name.lower(): role for name, role in (more or {}).items()}}
 
 
 def with_system(row: Row, messages: list[Message]) -> list[Message]:

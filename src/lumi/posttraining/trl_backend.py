@@ -6,7 +6,8 @@ result lands in final/ as that of our engine does.
 
 import importlib.util
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,16 @@ def sft_with_trl(config: SftConfig) -> Path:
         ConfigError: TRL is not installed, or the run was started by a launcher.
         LumiError: as `sft`.
     """
+    return run_with_trl(SupervisedFineTuning(config), make_trl_trainer)
+
+
+def run_with_trl(recipe: Any, make_trainer: Callable[[Any, Ranks], Any]) -> Path:
+    """Train a recipe with the trainer that is made for it; return the ``final/`` folder.
+
+    Raises:
+        ConfigError: TRL is not installed, the run was started by a launcher, or there is one already.
+    """
+    config = recipe.config
     if importlib.util.find_spec("trl") is None:
         raise ConfigError(
             "use_trl_trainer needs the package trl, which is not installed", "pip install 'lumi-lab[trl]'"
@@ -47,13 +58,12 @@ def sft_with_trl(config: SftConfig) -> Path:
     ranks = join_ranks(config.training.device)
     if ranks.world_size > 1:
         raise ConfigError("use_trl_trainer runs in one process", "leave it out to train on several cards")
-    recipe = SupervisedFineTuning(config)
     loader = recipe.open_data(ranks)
     loader.close()
-    final = config.output_dir / "final"
+    final: Path = config.output_dir / "final"
     if final.exists():
         raise ConfigError(f"{final} is there already", "give another --output_dir")
-    trainer = make_trl_trainer(recipe, ranks)
+    trainer = make_trainer(recipe, ranks)
     trainer.train()
     step = save_trl(recipe, loader, trainer)
     recipe.files().finish(step, final)
@@ -89,39 +99,13 @@ def make_trl_trainer(recipe: SupervisedFineTuning, ranks: Ranks, *, evaluate: bo
 
     config, training = recipe.config, recipe.config.training
     taken = conversations_of_run(recipe)
-    accumulation = training.batch_size // (training.micro_batch_size or training.batch_size)
-    micro = max(1, round(len(taken) / config.schedule.max_steps / accumulation))
-    arguments = TrlConfig(
-        output_dir=str(config.output_dir / "trl"),
-        per_device_train_batch_size=micro,
-        per_device_eval_batch_size=micro,
-        gradient_accumulation_steps=accumulation,
-        max_steps=config.schedule.max_steps,
-        max_grad_norm=config.optimizer.max_grad_norm,
-        max_length=None,  # the data are of the right length
-        logging_steps=training.log_steps,
-        eval_strategy="steps" if evaluate else "no",
-        eval_steps=training.eval_interval(config.schedule),
-        save_strategy="no",
-        gradient_checkpointing=training.activation_checkpointing,
-        bf16=recipe.dtype == torch.bfloat16,
-        fp16=recipe.dtype == torch.float16,
-        use_cpu=ranks.device.type == "cpu",
-        seed=training.seed,
-        report_to="none",
-        pad_to_multiple_of=None,
-        dataloader_num_workers=0,
-        torch_compile=bool(training.compile),
-        neftune_noise_alpha=config.neftune_alpha,
-    )
+    settings = trl_settings(recipe, ranks, len(taken), evaluate=evaluate)
+    arguments = TrlConfig(**settings, neftune_noise_alpha=config.neftune_alpha)
     held_out = [_example(dataset, index) for dataset in recipe.held_out for index in range(len(dataset.lengths))]
     base = LlamaForCausalLM.from_pretrained(recipe.base.path, dtype=torch.float32)
-    model = _with_adapter(recipe, base) if config.method == "lora" else base
+    model = with_adapter(recipe, base) if config.method == "lora" else base
     tokenizer = AutoTokenizer.from_pretrained(recipe.base.path)
     tokenizer.pad_token_id = PAD_ID
-    parameters: dict[str, nn.Parameter] = dict(model.named_parameters())
-    optimizer = make_optimizer(parameters, config.optimizer)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: learning_rate_factor(s, config.schedule))
     rows_trained = config.method == "lora" and bool(recipe.row_ids)
     return (WithRows if rows_trained else InOrder)(
         model=model,
@@ -129,8 +113,46 @@ def make_trl_trainer(recipe: SupervisedFineTuning, ranks: Ranks, *, evaluate: bo
         train_dataset=Dataset.from_list([_example(*one) for one in taken]),
         eval_dataset=Dataset.from_list(held_out[: training.eval_rows]),
         processing_class=tokenizer,
-        optimizers=(optimizer, schedule),
+        optimizers=our_optimizer(recipe, model),
     )
+
+
+def trl_settings(recipe: Any, ranks: Ranks, num_examples: int, *, evaluate: bool) -> dict[str, Any]:
+    """Return the arguments that all of TRL's trainers take, so that all examples are seen in the run's steps."""
+    config, training = recipe.config, recipe.config.training
+    accumulation = training.batch_size // (training.micro_batch_size or training.batch_size)
+    micro = max(1, round(num_examples / config.schedule.max_steps / accumulation))
+    return {
+        "output_dir": str(config.output_dir / "trl"),
+        "per_device_train_batch_size": micro,
+        "per_device_eval_batch_size": micro,
+        "gradient_accumulation_steps": accumulation,
+        "max_steps": config.schedule.max_steps,
+        "max_grad_norm": config.optimizer.max_grad_norm,
+        "max_length": None,  # the data are of the right length
+        "logging_steps": training.log_steps,
+        "eval_strategy": "steps" if evaluate else "no",
+        "eval_steps": training.eval_interval(config.schedule),
+        "save_strategy": "no",
+        "gradient_checkpointing": training.activation_checkpointing,
+        "bf16": recipe.dtype == torch.bfloat16,
+        "fp16": recipe.dtype == torch.float16,
+        "use_cpu": ranks.device.type == "cpu",
+        "seed": training.seed,
+        "report_to": "none",
+        "pad_to_multiple_of": None,
+        "dataloader_num_workers": 0,
+        "torch_compile": bool(training.compile),
+    }
+
+
+def our_optimizer(recipe: Any, model: Any) -> tuple[Any, Any]:
+    """Return the optimiser and the schedule of our engine, over a model of transformers or PEFT."""
+    config = recipe.config
+    parameters: dict[str, nn.Parameter] = dict(model.named_parameters())
+    optimizer = make_optimizer(parameters, config.optimizer)
+    factor = partial(learning_rate_factor, config=config.schedule)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
 def conversations_of_run(recipe: SupervisedFineTuning) -> list[tuple[SFTDataset, int]]:
@@ -154,7 +176,7 @@ def _example(dataset: SFTDataset, index: int) -> dict[str, list[int]]:
     return {"input_ids": rendered.ids.tolist(), "labels": labels}
 
 
-def _with_adapter(recipe: SupervisedFineTuning, base: Any) -> Any:
+def with_adapter(recipe: Any, base: Any) -> Any:
     """Put the adapter that our engine would begin with into transformers' model, through PEFT."""
     from peft import PeftModel
 
@@ -165,11 +187,11 @@ def _with_adapter(recipe: SupervisedFineTuning, base: Any) -> Any:
         return PeftModel.from_pretrained(base, Path(scratch) / ADAPTER, is_trainable=True)
 
 
-def save_trl(recipe: SupervisedFineTuning, loader: BatchLoader, trainer: Any) -> Path:
+def save_trl(recipe: Any, loader: BatchLoader, trainer: Any) -> Path:
     """Write what TRL has trained as a checkpoint of ours, without a state to resume from."""
     config = recipe.config
     steps = config.schedule.max_steps
-    folder = config.output_dir / f"step_{steps}"
+    folder: Path = config.output_dir / f"step_{steps}"
     model = trainer.accelerator.unwrap_model(trainer.model)
     if config.method == "lora":
         with tempfile.TemporaryDirectory() as scratch:

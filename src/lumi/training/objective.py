@@ -1,5 +1,6 @@
 """What training minimises. The Trainer knows time, data and checkpoints; an objective knows the loss."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,12 +14,15 @@ from lumi.tokenizer.ids import BOS_ID, PAD_ID
 class Objective(Protocol):
     """A loss that can be split over micro-batches and ranks without changing its gradient."""
 
+    metrics: Sequence[str]
+    """Names of what is measured beside the loss, and averaged as it is."""
+
     def count(self, rows: Tensor) -> Tensor:
         """Return how many units the loss of these rows averages over, a scalar on their device."""
         ...
 
-    def loss(self, model: Llama, rows: Tensor) -> Tensor:
-        """Return the loss *summed* over those units, a float32 scalar."""
+    def loss(self, model: Llama, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss *summed* over those units, a float32 scalar, and the sums of the metrics, float32 [M]."""
         ...
 
 
@@ -52,6 +56,8 @@ class CausalLMObjective:
             many stand in a row at most; None: it does.
     """
 
+    metrics: Sequence[str] = ()
+
     def __init__(self, *, documents_per_row: int | None = None) -> None:
         self.documents_per_row = documents_per_row
 
@@ -66,13 +72,14 @@ class CausalLMObjective:
         mask = None if most is None else mask_documents(tokens_BT, BOS_ID, most, dtype)
         return Batch(tokens_BT, labels_BT, mask)
 
-    def loss(self, model: Llama, rows: Tensor) -> Tensor:
+    def loss(self, model: Llama, rows: Tensor) -> tuple[Tensor, Tensor]:
         batch = self.batch(rows, model.compute_dtype)
-        return summed_loss(model, model.hidden(batch.tokens_BT, mask=batch.mask), batch.labels_BT)
+        loss = summed_loss(model, model.hidden(batch.tokens_BT, mask=batch.mask), batch.labels_BT)
+        return loss, loss.new_zeros(0)
 
 
 class LossModule(nn.Module):
-    """Model and objective as one module, whose forward returns the loss.
+    """Model and objective as one module, whose forward returns loss and metrics.
 
     This is what torch.compile and the parallel wrappers wrap, so that the head is used inside their forward.
     """
@@ -82,7 +89,7 @@ class LossModule(nn.Module):
         self.model = model
         self.objective = objective
 
-    def forward(self, rows: Tensor) -> Tensor:
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         return self.objective.loss(self.model, rows)
 
 

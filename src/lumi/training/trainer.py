@@ -47,7 +47,7 @@ from lumi.training.spikes import is_spike, recent_losses
 from lumi.training.status import RunStatus
 from lumi.training.tally import Tally
 
-Validate = Callable[[Llama], Mapping[str, float]]
+Validate = Callable[[Llama], Mapping[str, Mapping[str, float]]]
 
 
 class Sampler(Protocol):
@@ -72,7 +72,8 @@ class Trainer:
         ranks: this process's place.
         run: where checkpoints and metrics go.
         micro_batch_size: rows in one forward pass of one rank.
-        validate: losses on held-out data by name, measured at validations, by all ranks together.
+        validate: figures on held-out data, each by data set (``val_loss`` is one), measured at validations by all
+            ranks together.
         sampler: sample texts, written at validations, by all ranks together.
 
     Raises:
@@ -112,7 +113,7 @@ class Trainer:
         self.phase_start = 0  # the step at which the present data phase began
         self.tokens = 0
         self.stopped_early = False
-        self.tally = Tally(device)
+        self.tally = Tally(device, len(objective.metrics))
         self.metrics = MetricsLog(run.path if ranks.is_first else None)
         self.copies = HostCopies(device)
         self.saver = CheckpointSaver(run, files, ranks, training.save_total_limit)
@@ -177,15 +178,16 @@ class Trainer:
         micro_batches = torch.split(rows, self.micro_batch_size or len(rows))
         count = self.ranks.sum(self.objective.count(rows)).float()
 
-        total = torch.zeros((), device=self.ranks.device)
+        total = torch.zeros(1 + len(self.objective.metrics), device=self.ranks.device)
         # both wrappers average over ranks; the sum is wanted
         factor = self.scale.scale * self.ranks.world_size / count.clamp(min=1)
         for index, micro_batch in enumerate(micro_batches):
             with self.parallel.accumulating(last=index == len(micro_batches) - 1):
-                loss = self.parallel.module(micro_batch)
+                loss, metrics = self.parallel.module(micro_batch)
                 (loss * factor).backward()
-            total += loss.detach()
-        total = self.ranks.sum(total)
+            total += torch.cat([loss.detach().view(1), metrics])
+        total, metrics = self.ranks.sum(total).tensor_split([1])
+        total = total.squeeze(0)
 
         gradients = self.parallel.gradients()
         norm = self.parallel.norm(gradients) / self.scale.scale
@@ -200,7 +202,7 @@ class Trainer:
         step_unless_bad(self.optimizer, bad)
         self.parallel.clear_gradients()
 
-        self.tally.add(total, count, norm, bad, self.scale.at_fault(bad))
+        self.tally.add(total, metrics, count, norm, bad, self.scale.at_fault(bad))
         self.scale.update(bad)
         self.step += 1
         self.tokens += self.config.batch_size * self.loader.tokens_per_row
@@ -232,7 +234,7 @@ class Trainer:
             self._status.write(self.run.path, self.step, state)
 
     def _log(self, bar: Bar) -> None:
-        line = self.tally.take()
+        line, metrics = self.tally.take()
         seconds, steps = time.monotonic() - self._clock, self.step - self._clock_step
         self._start_clock()
         rate = steps * self.config.batch_size * self.loader.tokens_per_row / max(seconds, 1e-9)
@@ -242,6 +244,10 @@ class Trainer:
         record = {
             "step": self.step,
             "loss": _finite(loss) if line["count_sum"] else None,
+            **{
+                name: _finite(value / max(line["count_sum"], 1))
+                for name, value in zip(self.objective.metrics, metrics, strict=True)
+            },
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "grad_norm": _finite(line["norm"]),
             "tokens": self.tokens,
@@ -274,7 +280,8 @@ class Trainer:
     def _validate(self) -> None:
         with self.parallel.whole_model() as model:
             if self.validate is not None:
-                self.metrics.write({"step": self.step, "val_loss": dict(self.validate(model))})
+                found = {name: dict(figures) for name, figures in self.validate(model).items()}
+                self.metrics.write({"step": self.step, **found})
             if self.sampler is not None:
                 self.metrics.write({"step": self.step, **self.sampler(model, self.step)})
         patience = self.config.early_stopping_patience

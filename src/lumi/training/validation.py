@@ -25,9 +25,10 @@ class HeldOutLoss:
         self.datasets, self.objective = datasets, objective
         self.rows, self.micro_batch_size, self.ranks = rows, micro_batch_size, ranks
 
-    def __call__(self, model: Llama) -> Mapping[str, float]:
+    def __call__(self, model: Llama) -> Mapping[str, Mapping[str, float]]:
+        """Return ``val_loss``, by data set."""
         named = zip(names_of(self.datasets), self.datasets, strict=True)
-        return {name: self._loss(model, dataset) for name, dataset in named}
+        return {"val_loss": {name: self._loss(model, dataset) for name, dataset in named}}
 
     def _loss(self, model: Llama, dataset: Rows) -> float:
         ranks, rows = self.ranks, min(self.rows, len(dataset))

@@ -14,7 +14,7 @@ from lumi.training.status import read_status
 def held_out(monkeypatch):
     """Let validations find these losses, one after the other."""
     found = []
-    monkeypatch.setattr(HeldOutLoss, "__call__", lambda self, model: {"packed": found.pop(0)})
+    monkeypatch.setattr(HeldOutLoss, "__call__", lambda self, model: {"val_loss": {"packed": found.pop(0)}})
     return found
 
 

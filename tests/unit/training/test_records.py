@@ -41,19 +41,24 @@ def test_an_earlier_phase_does_not_count():
 
 
 def test_a_tally_leaves_bad_steps_out_and_counts_them():
-    tally = Tally(torch.device("cpu"))
+    tally = Tally(torch.device("cpu"), 1)
     scalar = torch.tensor
-    tally.add(scalar(6.0), scalar(2.0), scalar(0.5), scalar(False), scalar(False))
-    tally.add(scalar(float("nan")), scalar(2.0), scalar(float("nan")), scalar(True), scalar(True))
-    tally.add(scalar(float("inf")), scalar(2.0), scalar(0.7), scalar(True), scalar(True))
+    tally.add(scalar(6.0), scalar([3.0]), scalar(2.0), scalar(0.5), scalar(False), scalar(False))
+    tally.add(
+        scalar(float("nan")), scalar([float("nan")]), scalar(2.0), scalar(float("nan")), scalar(True), scalar(True)
+    )
+    tally.add(scalar(float("inf")), scalar([1.0]), scalar(2.0), scalar(0.7), scalar(True), scalar(True))
     kept = {name: value.item() for name, value in tally.tensors().items()}
-    line = tally.take()
+    line, metrics = tally.take()
     assert (line["loss_sum"], line["count_sum"], line["bad_in_row"], line["bad_total"]) == (6, 2, 2, 2)
-    assert tally.take()["count_sum"] == 0
-    other = Tally(torch.device("cpu"))
+    assert metrics == [3.0]
+    line, metrics = tally.take()
+    assert (line["count_sum"], metrics) == (0, [0.0])
+    other = Tally(torch.device("cpu"), 1)
     other.load(kept)
-    other.add(scalar(1.0), scalar(1.0), scalar(0.1), scalar(False), scalar(False))
-    line = other.take()
+    other.add(scalar(1.0), scalar([0.5]), scalar(1.0), scalar(0.1), scalar(False), scalar(False))
+    line, metrics = other.take()
+    assert metrics == [3.5]
     assert (line["loss_sum"], line["count_sum"], line["bad_in_row"], line["bad_total"]) == (7, 3, 0, 2)
 
 
