@@ -8,13 +8,11 @@ are measured by the same code afterwards.
 """
 
 import argparse
-import itertools
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import torch
@@ -24,6 +22,7 @@ from lumi.posttraining import SftConfig, SFTDataset, sft
 from lumi.posttraining.sft import SupervisedFineTuning
 from lumi.posttraining.trl_backend import conversations_of_run, make_trl_trainer, save_trl
 from lumi.training import CausalLMObjective, HeldOutLoss, Ranks, Trainer
+from step_clock import StepClock
 
 VARIANTS = ("ours", "trl", "trl-compiled", "full")
 WARM_UP = 10
@@ -55,28 +54,8 @@ def config_of(variant: str, options: argparse.Namespace, folder: Path) -> SftCon
     return SftConfig.from_values(values, "benchmark")
 
 
-class Clock:
-    """Marks the end of each step, without making the host wait for the card."""
-
-    def __init__(self) -> None:
-        self.marks: list = []
-
-    def mark(self) -> None:
-        if torch.cuda.is_available():
-            self.marks.append(torch.cuda.Event(enable_timing=True))
-            self.marks[-1].record()
-        else:
-            self.marks.append(time.perf_counter())
-
-    def seconds(self) -> list[float]:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-            return [a.elapsed_time(b) / 1e3 for a, b in itertools.pairwise(self.marks)]
-        return [b - a for a, b in itertools.pairwise(self.marks)]
-
-
 def work(variant: str, options: argparse.Namespace, folder: Path) -> None:
-    config, clock = config_of(variant, options, folder), Clock()
+    config, clock = config_of(variant, options, folder), StepClock()
     if variant.startswith("trl"):
         train_with_trl(config, clock)
     else:
@@ -93,7 +72,7 @@ def work(variant: str, options: argparse.Namespace, folder: Path) -> None:
     print("RESULT " + json.dumps({"seconds": seconds, "memory_gib": memory}))
 
 
-def train_with_trl(config: SftConfig, clock: Clock) -> None:
+def train_with_trl(config: SftConfig, clock: StepClock) -> None:
     from transformers import TrainerCallback
 
     class Marks(TrainerCallback):

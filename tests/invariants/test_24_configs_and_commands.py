@@ -14,7 +14,7 @@ from lumi.corpus.evaluation_sets import EvaluationSet
 from lumi.data import MixConfig, PackConfig
 from lumi.demo import DataRecipe
 from lumi.model import create_model
-from lumi.posttraining import SftConfig, SftCorpusConfig
+from lumi.posttraining import DpoConfig, DpoCorpusConfig, SftConfig, SftCorpusConfig
 from lumi.pretraining import PretrainConfig
 from lumi.tokenizer import TokenizerConfig
 
@@ -33,14 +33,18 @@ def config_class(path):
         if "token_budget" in values:
             return MixConfig, []
         return (TokenizerConfig, []) if "samples" in values else (DataRecipe, None)
-    if folder == "sft_datasets":
-        return SftCorpusConfig, []
-    if folder == "sft_training":
-        return SftConfig, []
+    posttraining = {
+        "sft_datasets": SftCorpusConfig,
+        "sft_training": SftConfig,
+        "dpo_datasets": DpoCorpusConfig,
+        "dpo_training": DpoConfig,
+    }
+    if folder in posttraining:
+        return posttraining[folder], []
     return PretrainConfig, []
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_config_parses_as_on_the_command_line(path):
     cls, options = config_class(path)
     if options is None:
@@ -60,7 +64,9 @@ def test_evaluation_sets_parse_and_have_the_name_of_their_file(path):
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in CONFIGS if p.parent.name in ("config", "sft_training")], ids=lambda path: path.stem
+    "path",
+    [p for p in CONFIGS if p.parent.name in ("config", "sft_training", "dpo_training")],
+    ids=lambda path: f"{path.parent.name}-{path.stem}",
 )
 def test_warm_up_and_saves_are_a_tenth_of_the_steps(path):
     cls, _ = config_class(path)
