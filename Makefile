@@ -19,7 +19,7 @@ TOKENIZER := data/tokenizer
 .PHONY: help install check-env check format test test-unit demo prepare-corpus corpus-wiki corpus-owt \
 	tokenizer-train-mix tokenizer-reset prepare-mix prepare-wiki-with-tokenizer prepare-owt-with-tokenizer data-rebuild-all reencode-dataset plan pretrain-tiny \
 	pretrain-small pretrain-base test-pipeline test-pipeline-flash prepare-sft-corpus sft-train-tiny \
-	sft-train-small sft-train-base sft-pipeline chat evaluate generate report monitor clean
+	sft-train-small sft-train-base sft-pipeline prepare-dpo-corpus dpo-train-tiny dpo-train-small dpo-train-base dpo chat evaluate generate report monitor clean
 
 ##@ Start here
 help: ## this list
@@ -116,6 +116,29 @@ sft-pipeline: ## prepare, train and sample, tiny
 	@for question in "What is the capital of France?" "Give me three tips for learning a language."; do \
 	  echo; echo "> $$question"; $(LUMI) chat --model_path checkpoints/sft_industrial/tiny/final --message "$$question"; done
 
+DPO := data/dpo_processed/hh_rlhf_chatml_32k_1024
+
+prepare-dpo-corpus: install ## [CONFIG=config/dpo_datasets/NAME.json]: preferences as data (hh-rlhf, ChatML)
+	@$(PY) scripts/02_prepare_dpo_corpus.py --config $(or $(CONFIG),config/dpo_datasets/hh_rlhf_chatml.json) --tokenizer_path $(TOKENIZER)
+
+$(DPO)/manifest.json:
+	@echo "error: $(DPO) is missing  ->  make prepare-dpo-corpus"; exit 1
+
+dpo-train-tiny: install $(DPO)/manifest.json ## teach the tuned tiny which answers are preferred; again resumes
+	@$(LAUNCH) scripts/04_dpo.py --config config/dpo_training/tiny.json
+
+dpo-train-small: install $(DPO)/manifest.json ## the same for small
+	@$(LAUNCH) scripts/04_dpo.py --config config/dpo_training/small.json
+
+dpo-train-base: install $(DPO)/manifest.json ## the same for base
+	@$(LAUNCH) scripts/04_dpo.py --config config/dpo_training/base.json
+
+dpo: ## prepare, train and sample, tiny
+	@$(MAKE) --no-print-directory prepare-dpo-corpus
+	@$(MAKE) --no-print-directory dpo-train-tiny
+	@for question in "What is the capital of France?" "How can I get back at my neighbour?"; do \
+	  echo; echo "> $$question"; $(LUMI) chat --model_path checkpoints/dpo/tiny/final --message "$$question"; done
+
 chat: install ## [MODEL=checkpoints/sft_industrial/tiny/final]: talk to a tuned model
 	@$(LUMI) chat --model_path $(if $(filter command line environment,$(origin MODEL)),$(MODEL),checkpoints/sft_industrial/tiny/final)
 
@@ -154,9 +177,10 @@ test-unit: install ## the quick ones
 SYNTHETIC := --corpus config/datasets/sources/synthetic.json --data config/datasets/training_configs/synthetic.json \
 	--pretrain config/test_pipeline.json --prompts "The fox" "It was" \
 	--conversations config/sft_datasets/synthetic.json --sft config/sft_training/test_pipeline.json \
+	--preferences config/dpo_datasets/synthetic.json --dpo config/dpo_training/test_pipeline.json \
 	--questions "Who went to the mill?" "What did Ada find?"
 
-test-pipeline: install ## the whole road on synthetic text with plain attention, under 2 minutes
+test-pipeline: install ## the whole road on synthetic text with plain attention, in a minute or two
 	@rm -rf runs/test-pipeline
 	@$(LUMI) demo $(SYNTHETIC) --output_dir runs/test-pipeline
 

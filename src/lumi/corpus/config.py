@@ -82,6 +82,8 @@ class SourceConfig(Config):
             raise ValueError(f"source {self.name}: files is missing for kind {self.kind}")
         if self.kind == "synthetic" and self.max_bytes is None:
             raise ValueError(f"source {self.name}: max_bytes is missing for kind synthetic")
+        if self.kind == "synthetic" and self.package == "questions":
+            raise ValueError(f"source {self.name}: kind synthetic has texts, conversations and preferences")
         if self.kind == "hub" and self.dataset is None:
             raise ValueError(f"source {self.name}: dataset is missing for kind hub")
         if self.kind != "hub" and self.dataset is not None:

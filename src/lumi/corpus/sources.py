@@ -14,7 +14,7 @@ from lumi.corpus.config import SourceConfig
 from lumi.corpus.embedded import embedded_inputs, read_embedded
 from lumi.corpus.hub import hub_input, hub_revision, read_hub
 from lumi.corpus.rows import BrokenRow, Position, RawRow, row_values
-from lumi.corpus.synthetic import synthetic_conversations, synthetic_documents
+from lumi.corpus.synthetic import synthetic_conversations, synthetic_documents, synthetic_preferences
 from lumi.errors import DataError
 from lumi.progress import say
 
@@ -175,12 +175,8 @@ def _grouped(rows: Iterator[RawRow], key: str) -> Iterator[RawRow]:
 def _read_local(source: SourceConfig, on_read: OnRead) -> Iterator[RawRow]:
     if source.kind == "package":
         yield from read_embedded(source.package)
-    elif source.kind == "synthetic" and source.package == "conversations":
-        for number, turns in enumerate(synthetic_conversations(source.seed)):
-            yield RawRow(f"synthetic:{number}", {"turns": turns})
     elif source.kind == "synthetic":
-        for number, text in enumerate(synthetic_documents(source.seed)):
-            yield RawRow(f"synthetic:{number}", {source.text_field: text})
+        yield from _read_synthetic(source)
     else:
         readers = {"text": _read_text, "jsonl": _read_jsonl, "parquet": _read_parquet}
         for path in find_files(source):
@@ -190,6 +186,18 @@ def _read_local(source: SourceConfig, on_read: OnRead) -> Iterator[RawRow]:
                 raise DataError(
                     f"{path} cannot be read: {error}", "replace the file, or take it out of files"
                 ) from None
+
+
+def _read_synthetic(source: SourceConfig) -> Iterator[RawRow]:
+    made: Iterator[dict[str, Any]]
+    if source.package == "preferences":
+        made = synthetic_preferences(source.seed)
+    elif source.package == "conversations":
+        made = ({"turns": turns} for turns in synthetic_conversations(source.seed))
+    else:
+        made = ({source.text_field: text} for text in synthetic_documents(source.seed))
+    for number, row in enumerate(made):
+        yield RawRow(f"synthetic:{number}", row)
 
 
 def _read_text(path: Path, source: SourceConfig, on_read: OnRead) -> Iterator[RawRow]:

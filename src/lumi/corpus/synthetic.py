@@ -48,6 +48,14 @@ def synthetic_conversations(seed: int) -> Iterator[list[str]]:
         yield [_expand(side, draw) for _ in exchanges for side in ("QUESTION", "ANSWER")]
 
 
+def synthetic_preferences(seed: int) -> Iterator[dict[str, str]]:
+    """Yield questions, without end; the answer in small letters, which no conversation has, is the preferred one."""
+    for number in itertools.count():
+        draw = generator(seed, "synthetic preference", number)
+        question, answer = (_expand(side, draw) for side in ("QUESTION", "ANSWER"))
+        yield {"prompt": question, "chosen": answer.lower().rstrip("."), "rejected": answer}
+
+
 def _expand(symbol: str, draw: Generator) -> str:
     options = _GRAMMAR[symbol]
     words = options[int(draw.integers(len(options)))].split(" ")

@@ -132,6 +132,7 @@ def trl_settings(recipe: Any, ranks: Ranks, num_examples: int, *, evaluate: bool
         "max_length": None,  # the data are of the right length
         "logging_steps": training.log_steps,
         "eval_strategy": "steps" if evaluate else "no",
+        "eval_on_start": evaluate,
         "eval_steps": training.eval_interval(config.schedule),
         "save_strategy": "no",
         "gradient_checkpointing": training.activation_checkpointing,

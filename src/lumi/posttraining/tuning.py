@@ -82,6 +82,7 @@ Settings = TypeVar("Settings", bound=TuningConfig)
 class Tuning(Generic[Data, Settings]):
     """The parts of the recipe (see `Recipe`) that do not depend on the objective."""
 
+    begins_trained = True
     tokenizer: Tokenizer
     template: Template
 

@@ -29,6 +29,7 @@ def pretrain(config: PretrainConfig) -> Path:
 class Pretraining:
     """The recipe (see `Recipe`)."""
 
+    begins_trained = False
     tokenizer: Tokenizer
 
     def __init__(self, config: PretrainConfig) -> None:

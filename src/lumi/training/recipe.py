@@ -36,6 +36,9 @@ from lumi.training.trainer import Sampler, Trainer, Validate
 class Recipe(Protocol):
     """A training stage. Its methods are called once each, in this order, on every rank."""
 
+    begins_trained: bool
+    """Whether figures before the first step say something."""
+
     @property
     def config(self) -> RunConfig: ...
 
@@ -228,6 +231,7 @@ def _make_trainer(
         micro_batch_size=micro_batch_size,
         validate=recipe.validate(ranks, micro_batch_size),
         sampler=recipe.sampler(),
+        validate_first=recipe.begins_trained,
     )
 
 

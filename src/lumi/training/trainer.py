@@ -75,6 +75,7 @@ class Trainer:
         validate: figures on held-out data, each by data set (``val_loss`` is one), measured at validations by all
             ranks together.
         sampler: sample texts, written at validations, by all ranks together.
+        validate_first: also before the first step, where the model has learned something already.
 
     Raises:
         ConfigError: shards were asked for, and there is one process only.
@@ -95,10 +96,12 @@ class Trainer:
         micro_batch_size: int | None = None,
         validate: Validate | None = None,
         sampler: Sampler | None = None,
+        validate_first: bool = False,
     ) -> None:
         self.model, self.objective, self.loader, self.files = model, objective, loader, files
         self.optimizer_config, self.schedule, self.config = optimizer, schedule, training
         self.ranks, self.run, self.validate, self.sampler = ranks, run, validate, sampler
+        self.validate_first = validate_first
         self.micro_batch_size = micro_batch_size
         device = ranks.device
         model.compute_dtype = choose_dtype(training.precision, device)
@@ -144,6 +147,8 @@ class Trainer:
         first = self.step
         try:
             with Interruption() as interruption, self._progress() as bar:
+                if self.validate_first and self.step == 0:
+                    self._validate()
                 while not self._is_over:
                     self.train_step()
                     if self.step == first + 1:  # the optimiser's state is there now
