@@ -140,6 +140,8 @@ class Shards:
 
         assert isinstance(self.module, FSDPModule)
         self._model.eval()
+        # no step may have been made yet, and a block that runs before the root is known would take itself for it
+        self.module._get_fsdp_state()._lazy_init()
         self.module.unshard()  # embedding, norm and head; the blocks gather themselves
         yield self._model
         self.module.reshard()
