@@ -9,10 +9,10 @@ import time
 import numpy as np
 import pytest
 import torch
-from tests import sft_runs, training_runs
+from tests import dpo_runs, sft_runs, training_runs
 from tests.training_runs import assert_same_checkpoint, config, settings, start_script
 
-from lumi.posttraining import sft
+from lumi.posttraining import dpo, sft
 from lumi.pretraining import pretrain
 from lumi.training import CausalLMObjective
 
@@ -57,6 +57,29 @@ def test_sigkill_through_the_sft_script(base, chats, tmp_path):
     process.communicate()
     assert not (tmp_path / "killed/final").exists(), "the run ended before it could be killed"
     resumed = start_script(file, script="03_sft_industrial.py")
+    output, _ = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, output
+    assert "resuming from" in output
+    for name in ("step_60", "final"):
+        assert_same_checkpoint(tmp_path / "whole" / name, tmp_path / "killed" / name)
+
+
+def test_sigkill_through_the_dpo_script(artifacts, tmp_path):
+    """With a stored reference, across epochs; the merged model is the same too."""
+    tuned = dpo_runs.make_tuned(tmp_path / "tuned/final", artifacts / "tokenizer")
+    pairs = dpo_runs.make_preferences(tmp_path, artifacts / "tokenizer")
+    shared = {"schedule__max_steps": 60, "training__save_steps": 10}
+    dpo(dpo_runs.config(tuned, [pairs], tmp_path / "whole", **shared))
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(dpo_runs.settings(tuned, [pairs], tmp_path / "killed", **shared)))
+    process = start_script(file, script="04_dpo.py")
+    while not (tmp_path / "killed/step_20/manifest.json").exists():
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "killed/final").exists(), "the run ended before it could be killed"
+    resumed = start_script(file, script="04_dpo.py")
     output, _ = resumed.communicate(timeout=120)
     assert resumed.returncode == 0, output
     assert "resuming from" in output
