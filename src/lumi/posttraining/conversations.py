@@ -139,7 +139,7 @@ class _Draft:
         """What dedup looks at."""
         if self.rejected is None:
             return self.asked
-        return "\n\n".join([self.asked, *sorted([self.messages[-1].content, self.rejected])])
+        return "\n\n".join([self.asked, *sorted([self.messages[-1].content, self.rejected], key=normal)])
 
 
 def conversation_outcomes(

@@ -62,7 +62,8 @@ class PreferenceTuning(Tuning[PreferenceDataset, DpoConfig]):
 
     @property
     def stores_reference(self) -> bool:
-        return self.config.needs_reference and self.config.reference == "stored"
+        stored = self.config.needs_reference and self.config.reference == "stored"
+        return stored and not self.config.use_trl_trainer  # TRL works out its own
 
     def _reference_model(self) -> Llama:
         """Return the model to begin with, as the policy computes with it."""

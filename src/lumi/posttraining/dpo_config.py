@@ -14,6 +14,7 @@ class DpoConfig(TuningConfig):
 
     not_identity: ClassVar[frozenset[str]] = TuningConfig.not_identity | {"reference"}
     alone: ClassVar[tuple[str, ...]] = ("method", "loss", "beta", "label_smoothing", "gamma", "nll_weight")
+    fixed: ClassVar[tuple[str, ...]] = (*TuningConfig.fixed, *alone)  # losses of another kind cannot be compared
 
     model_path: Path
     """The model to begin with, which is also the reference: final/ of an SFT run."""

@@ -89,7 +89,7 @@ def _of_messages(chosen: Sequence[Message], rejected: Sequence[Message]) -> Pref
 
 
 def _transcript(text: str) -> list[Message]:
-    parts = _SPEAKER.split(text)
+    parts = _SPEAKER.split(text.strip())
     roles: dict[str, Role] = {"Human": "user", "Assistant": "assistant"}
     return [Message(roles[speaker], said.strip()) for speaker, said in zip(parts[1::2], parts[2::2], strict=True)]
 
@@ -98,7 +98,7 @@ def _prompt(row: Row, roles: Mapping[str, Role]) -> list[Message]:
     for key in (*_LISTS, "prompt"):
         if isinstance(row.get(key), list):
             return with_system(row, listed_messages(row[key], roles))
-    if "instruction" in row:
+    if row.get("instruction") is not None:
         return alpaca_prompt(row)
     text = required(row, ("prompt", "question", "query"))
     if text.lstrip().startswith("Human:"):
@@ -110,7 +110,9 @@ def _prompt(row: Row, roles: Mapping[str, Role]) -> list[Message]:
 def _rated(row: Row, roles: Mapping[str, Role]) -> Preference:
     if "output_1" in row:
         first, second = required(row, ("output_1",)), required(row, ("output_2",))
-        preference = _number(row.get("preference"), "preference")
+        preference = _number(row.get("preference"), "preference") or _MIDDLE  # 0 is a draw too
+        if not 1 <= preference <= 2:
+            raise UnusableRow(f"preference is {preference}, not from 1 to 2")
         rated = [(first, _MIDDLE - preference), (second, preference - _MIDDLE)]
     elif isinstance(row.get("completions"), list):
         rated = [_one_rated(number, one) for number, one in enumerate(row["completions"])]

@@ -31,6 +31,7 @@ class _Settings(Config):
 
 def reference_folder(data_dir: Path, base: Base, dtype: torch.dtype) -> Path:
     """Return where they are kept."""
+    data_dir = data_dir.absolute()
     return data_dir.with_name(f"{data_dir.name}.reference-{base.weights_sha256[:12]}-{_name(dtype)}")
 
 
