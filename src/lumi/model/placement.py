@@ -41,3 +41,9 @@ def free_memory(device: torch.device) -> int:
     import psutil
 
     return int(psutil.virtual_memory().available)
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back to a card what the allocator keeps of models that are gone, so that `free_memory` sees it."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

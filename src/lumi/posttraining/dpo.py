@@ -6,17 +6,19 @@ data_dirs (pairs as ids, which tokens are answers) -----------------------+--> T
 
 from pathlib import Path
 
+import torch
+
 from lumi.conversation import read_template
 from lumi.data import BatchLoader
 from lumi.data.dataset import Split
 from lumi.errors import ConfigError
-from lumi.model import Llama, choose_attention, load_model
-from lumi.model.lora import narrow_frozen
+from lumi.model import Llama, release_memory
+from lumi.model.lora import narrow_frozen, set_adapters
 from lumi.posttraining.dpo_config import DpoConfig
 from lumi.posttraining.dpo_objective import AdaptersOff, DPOObjective, FrozenCopy, Reference
 from lumi.posttraining.held_out_preferences import HeldOutPreferences
 from lumi.posttraining.preference_dataset import PreferenceDataset
-from lumi.posttraining.stored_reference import read_reference, store_reference
+from lumi.posttraining.stored_reference import ReferenceModel, read_reference, store_reference
 from lumi.posttraining.tuning import Tuning
 from lumi.training import Ranks, train
 from lumi.training.resume import Start
@@ -51,34 +53,42 @@ class PreferenceTuning(Tuning[PreferenceDataset, DpoConfig]):
                 f"{path} is a base model: it was never taught to answer, so that no answer of it can be preferred",
                 "begin with final/ of an SFT run (make sft-train-tiny)",
             )
-        loader = super().open_data(ranks)
-        self.device = ranks.device
-        if self.stores_reference and ranks.is_first:
-            model = self._reference_model()
-            for train_split, val_split in zip(self.datasets, self.held_out, strict=True):
-                rows = self.config.training.micro_batch_size or _ROWS_AT_ONCE
-                store_reference((train_split, val_split), self.base, model, rows_at_once=rows)
-        return loader
+        self.ranks = ranks
+        return super().open_data(ranks)
 
     @property
     def stores_reference(self) -> bool:
         stored = self.config.needs_reference and self.config.reference == "stored"
         return stored and not self.config.use_trl_trainer  # TRL works out its own
 
+    def make_model(self, start: Start) -> Llama:
+        if self.stores_reference:
+            self._find_reference()
+        if self.config.method == "full":
+            self._reference()  # stands on the device before the micro-batch is chosen by what is free there
+        return super().make_model(start)
+
+    def _find_reference(self) -> None:
+        reference = ReferenceModel(
+            weights_sha256=self.base.weights_sha256,
+            dtype=str(self.dtype).removeprefix("torch."),
+            quantized=tuple(sorted(self.config.lora.targets)) if self.config.method == "qlora" else (),
+        )
+        rows = self.config.training.micro_batch_size or _ROWS_AT_ONCE
+        for both in zip(self.datasets, self.held_out, strict=True):
+            store_reference(both, reference, self._reference_model, self.ranks, rows_at_once=rows)
+            for dataset in both:
+                dataset.reference = read_reference(dataset, reference, check=self.ranks.local_rank == 0)
+        release_memory(self.ranks.device)
+
     def _reference_model(self) -> Llama:
         """Return the model to begin with, as the policy computes with it."""
-        model = load_model(self.base.path).requires_grad_(False)
-        model.use_attention(choose_attention(self.config.training.attention)[1])
-        model.compute_dtype = self.dtype
+        with torch.random.fork_rng(devices=[]):  # the run's own draws must not depend on whether one is needed
+            model = super().make_model(Start(None)).requires_grad_(False)
+        set_adapters(model, on=False)
         narrow_frozen(model, self.dtype)
-        return model.to(self.device).eval()
-
-    def make_model(self, start: Start) -> Llama:
-        model = super().make_model(start)
-        if self.stores_reference:
-            for dataset in (*self.datasets, *self.held_out):  # the first rank has checked or made them
-                dataset.reference = read_reference(dataset, self.base, self.dtype, check=False)
-        return model
+        model.compute_dtype = self.dtype
+        return model.to(self.ranks.device).eval()
 
     def _reference(self) -> Reference:
         if self.config.method != "full":

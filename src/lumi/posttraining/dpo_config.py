@@ -32,12 +32,17 @@ class DpoConfig(TuningConfig):
     """Add this much of the chosen answers' mean loss a token."""
     reference: Literal["stored", "live"] = "stored"
     """stored: the reference's log-probabilities are worked out once, beside the data; live: at every step, by the
-    model without its adapters, or by a frozen copy."""
+    model without its adapters, or by a frozen copy (method full, where validation measures the distance from it
+    anyway)."""
 
     @model_validator(mode="after")
-    def _smoothing_needs_its_loss(self) -> Self:
+    def _without_effect(self) -> Self:
         if self.label_smoothing and self.loss != "robust":
             raise ValueError(f"label_smoothing belongs to loss robust, not to {self.loss}")
+        if self.gamma != type(self).model_fields["gamma"].default and self.loss != "simpo":
+            raise ValueError(f"gamma belongs to loss simpo, not to {self.loss}")
+        if self.reference == "live" and not self.needs_reference:
+            raise ValueError(f"loss {self.loss} has no reference that could be live")
         return self
 
     @property

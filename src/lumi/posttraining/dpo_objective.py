@@ -12,7 +12,7 @@ from torch import Tensor
 from lumi.model import IGNORE, Llama, Mask, mask_documents, token_log_probs
 from lumi.model.lora import set_adapters
 from lumi.posttraining.preference_dataset import REFERENCE, SIDES, TOKENS
-from lumi.posttraining.preference_losses import LOSSES, LossName, LossSettings, PairSums
+from lumi.posttraining.preference_losses import LOSSES, OF_MEANS, LossName, LossSettings, PairSums
 from lumi.tokenizer import BOS_ID
 
 
@@ -72,6 +72,7 @@ class DPOObjective:
         reference: Reference | None = None,
     ) -> None:
         self.function, self.settings, self.nll_weight = LOSSES[loss], settings, nll_weight
+        self.of_means = loss in OF_MEANS
         self.pairs_per_row, self.reference = pairs_per_row, reference
 
     def count(self, rows: Tensor) -> Tensor:
@@ -91,7 +92,8 @@ class DPOObjective:
         loss_BP = self.function(pair, self.settings) - self.nll_weight * pair.chosen_mean
         loss = torch.where(there_BP, loss_BP, torch.zeros_like(loss_BP)).sum()
         with torch.no_grad():
-            rewards_BPS = self.settings.beta * (sums_BPS - reference_BPS)
+            gained_BPS = sums_BPS - reference_BPS
+            rewards_BPS = self.settings.beta * (gained_BPS / lengths_BPS if self.of_means else gained_BPS)
             margin_BP = rewards_BPS[..., 0] - rewards_BPS[..., 1]
             means_BPS = sums_BPS / lengths_BPS
             figures = (

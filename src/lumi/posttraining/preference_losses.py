@@ -93,3 +93,5 @@ LOSSES: dict[LossName, Callable[[PairSums, LossSettings], Tensor]] = {
     "sigmoid": sigmoid, "ipo": ipo, "hinge": hinge, "robust": robust, "simpo": simpo, "orpo": orpo,
 }  # fmt: skip
 WITHOUT_REFERENCE: frozenset[LossName] = frozenset({"simpo", "orpo"})
+OF_MEANS: frozenset[LossName] = frozenset({"ipo", "simpo", "orpo"})
+"""Losses that see log-probabilities averaged over an answer's tokens; their rewards are made of those too."""

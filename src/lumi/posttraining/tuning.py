@@ -190,7 +190,7 @@ def open_base(path: Path, *, check: bool) -> Base:
         IntegrityError: damaged, or an adapter alone.
     """
     if not path.is_dir():
-        raise DataError(f"no model at {path}", "check --model_path; `make pretrain-tiny` trains one")
+        raise DataError(f"no model at {path}", "check --model_path; pretraining and SFT end with one: OUTPUT_DIR/final")
     if check:
         verify_checkpoint(path)
     return Base.of(path)
@@ -231,6 +231,6 @@ def one_template(model_path: Path, datasets: list[Any]) -> Template:
     if tuned is not None and tuned != template:
         raise ConfigError(
             f"{model_path} was tuned with the template {tuned.name}, the data have {template.name}",
-            f"prepare the data with --template {tuned.name}, or begin with a base model",
+            f"prepare the data with --template {tuned.name}, or begin with a model that was not tuned with another",
         )
     return template

@@ -121,7 +121,8 @@ def _train(recipe: Recipe, ranks: Ranks) -> None:
             return
         with ranks.together():
             model = recipe.make_model(start)
-            micro_batch_size = _micro_batch_size(config, model, loader, ranks, start)
+            fitting = _micro_batch_size(config, model, loader, ranks, start)
+        micro_batch_size = min(ranks.hosts.gather(fitting))  # one for all: shards meet at every forward pass
         trainer = _make_trainer(recipe, loader, start, ranks, model.to(ranks.device), micro_batch_size)
         stack.callback(trainer.close)
         _announce(config, loader, ranks, trainer)
