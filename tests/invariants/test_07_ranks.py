@@ -8,9 +8,10 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
-from tests import sft_runs
+from tests import dpo_runs, sft_runs
 from tests.training_runs import (
     REPOSITORY,
     assert_same_checkpoint,
@@ -22,7 +23,7 @@ from tests.training_runs import (
     train_ranks,
 )
 
-from lumi.posttraining import sft
+from lumi.posttraining import dpo, sft
 from lumi.pretraining import pretrain
 from lumi.training import read_state
 
@@ -90,6 +91,41 @@ def test_two_ranks_tune_what_one_does(base, chats, tmp_path, parallel):
     assert "resuming from" in train_ranks(file, stage="sft")
     for name in ("step_20", "final"):
         assert_same_checkpoint(tmp_path / "whole" / name, tmp_path / "ranks" / name)
+
+
+@BOTH
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_two_ranks_learn_the_preferences_that_one_does(artifacts, tmp_path, method, parallel):
+    """Rows shared over ranks for the stored reference too: it is worked out once more, by two."""
+    tuned = dpo_runs.make_tuned(tmp_path / "tuned", artifacts / "tokenizer")
+    pairs = dpo_runs.make_preferences(tmp_path, artifacts / "tokenizer")
+    changes = {"method": method, "schedule__max_steps": 10, "optimizer__learning_rate": 0.003}
+    alone = dpo(dpo_runs.config(tuned, [pairs], tmp_path / "alone", **changes))
+    (reference,) = tmp_path.glob("pairs.reference-*")
+    reference.rename(tmp_path / "of-one")
+    file = tmp_path / "config.json"
+    changes["training__parallel"] = parallel
+    file.write_text(json.dumps(dpo_runs.settings(tuned, [pairs], tmp_path / "ranks", **changes)))
+    train_ranks(file, stage="dpo")
+    for split in ("train", "val"):
+        one, two = (np.load(folder / f"{split}.npy") for folder in (tmp_path / "of-one", reference))
+        np.testing.assert_allclose(one, two, rtol=1e-5)
+    final = tmp_path / "ranks/final"
+    logs = [
+        [json.loads(line) for line in (folder / "training_state/metrics.jsonl").read_text().splitlines()]
+        for folder in (final, alone)
+    ]
+    for key in ("loss", "grad_norm", "reward_margin", "log_prob_chosen", "tokens_rejected"):
+        mine, theirs = ([record[key] for record in log if key in record] for log in logs)
+        assert len(mine) >= 10
+        assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-4), key
+    for key in ("val_loss", "val_kl", "val_preference_accuracy"):
+        mine, theirs = ([record[key]["pairs"] for record in log if key in record] for log in logs)
+        assert len(mine) == 2
+        assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-6), key
+    weights, expected = (load_file(folder / "model.safetensors") for folder in (final, alone))
+    for name in expected:
+        assert weights[name].sub(expected[name]).abs().max() < 1e-4, name
 
 
 @BOTH

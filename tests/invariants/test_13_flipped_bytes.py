@@ -3,13 +3,15 @@
 import shutil
 
 import pytest
+from tests import dpo_runs
 from tests.training_runs import config
 
-from lumi.artifacts import MANIFEST
+from lumi.artifacts import MANIFEST, RUN_INFO
 from lumi.data import PackConfig, pack_dataset
 from lumi.errors import IntegrityError
 from lumi.evaluation import EvaluateConfig, evaluate
 from lumi.inference import GenerateConfig, run_generate
+from lumi.posttraining import dpo
 from lumi.pretraining import pretrain
 from lumi.tokenizer import TokenizerConfig, train_tokenizer
 
@@ -85,3 +87,31 @@ def test_the_untouched_chain_is_accepted(chain):
     for name, run in later_stages(chain).items():
         if name != "resume":  # its data are "other data" by their path's hash alone: same bytes, so it is finished
             run()
+
+
+@pytest.fixture(scope="module")
+def preferences(artifacts, tmp_path_factory):
+    """A tuned model, preferences, and the reference that a run has left beside them."""
+    root = tmp_path_factory.mktemp("preferences")
+    tuned = dpo_runs.make_tuned(root / "tuned", artifacts / "tokenizer")
+    pairs = dpo_runs.make_preferences(root, artifacts / "tokenizer")
+    dpo(dpo_runs.config(tuned, [pairs], root / "run", schedule__max_steps=1))
+    return root
+
+
+def test_preference_tuning_refuses_every_flipped_file(preferences, tmp_path):
+    (reference,) = preferences.glob("pairs.reference-*")
+    files = [
+        path.relative_to(preferences)
+        for folder in ("pairs", "tuned", reference.name)
+        for path in sorted((preferences / folder).rglob("*"))
+        if path.is_file() and path.stat().st_size and path.name != RUN_INFO
+    ]
+    assert len(files) > 12
+    for number, file in enumerate(files):
+        root = tmp_path / f"{number}"
+        shutil.copytree(preferences, root)
+        flip(root / file)
+        with pytest.raises(IntegrityError, match=file.name) as caught:
+            dpo(dpo_runs.config(root / "tuned", [root / "pairs"], root / "new"))
+        assert caught.value.way_out, file

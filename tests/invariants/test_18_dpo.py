@@ -14,7 +14,7 @@ from lumi.model.lora import LoraConfig, adapter_parameters, add_lora
 from lumi.posttraining import PreferenceDataset, dpo
 from lumi.posttraining.dpo_objective import AdaptersOff, DPOObjective, FrozenCopy, stored_reference
 from lumi.posttraining.preference_dataset import SIDES
-from lumi.posttraining.preference_losses import LOSSES, WITHOUT_REFERENCE, LossSettings, PairSums
+from lumi.posttraining.preference_losses import LOSSES, OF_MEANS, WITHOUT_REFERENCE, LossSettings, PairSums
 from lumi.posttraining.stored_reference import reference_log_probs
 
 SETTINGS = LossSettings(beta=0.3, label_smoothing=0.1, gamma=0.4)
@@ -216,6 +216,29 @@ def test_a_row_without_a_pair_counts_for_nothing(pairs):
     assert whole.count(rows) == len(dataset.pairs_in(0))
     for one, other in zip(whole.loss(model, rows), whole.loss(model, rows[:1]), strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("name", ["sigmoid", *sorted(OF_MEANS)])
+def test_rewards_say_who_wins_as_the_loss_sees_it(pairs, name):
+    """Sums for DPO, means for the losses of means: a long answer is not worse for being long."""
+    dataset, base, model = PreferenceDataset(pairs, "train"), create_model(SHAPE, seed=3), create_model(SHAPE, seed=4)
+    if name not in WITHOUT_REFERENCE:
+        dataset.reference = reference_log_probs(dataset, base, rows_at_once=4)
+    rows = batch(dataset, count=6)
+    _, metrics = objective(dataset, name).loss(model, rows)
+    inside = [pair for row in range(6) for pair in dataset.pairs_in(row)]
+    gained = reference_log_probs(dataset, model, rows_at_once=4)[inside]
+    if name not in WITHOUT_REFERENCE:
+        gained = gained - dataset.reference[inside]
+    if name != "sigmoid":
+        tokens = [[int((dataset.files[2 * pair + side].loss > 0).sum()) for side in range(2)] for pair in inside]
+        gained = gained / np.array(tokens)
+    found = dict(zip(objective(dataset).metrics, metrics.tolist(), strict=True))
+    rewards = SETTINGS.beta * gained.sum(0)
+    assert found["reward_chosen"] == pytest.approx(rewards[0], rel=1e-4)
+    assert found["reward_rejected"] == pytest.approx(rewards[1], rel=1e-4)
+    assert found["reward_margin"] == pytest.approx(rewards[0] - rewards[1], rel=1e-3, abs=1e-4)
+    assert found["preference_accuracy"] == (gained[:, 0] > gained[:, 1]).sum()
 
 
 @pytest.mark.filterwarnings("ignore")  # TRL's and transformers' own

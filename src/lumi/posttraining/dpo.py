@@ -47,14 +47,15 @@ class PreferenceTuning(Tuning[PreferenceDataset, DpoConfig]):
         return PreferenceDataset(path, split, seed=self.config.training.seed, check=check)
 
     def open_data(self, ranks: Ranks) -> BatchLoader:
-        path = self.config.model_path
-        if path.is_dir() and read_template(path) is None:
+        self.ranks = ranks
+        loader = super().open_data(ranks)
+        if read_template(self.base.path) is None:
             raise ConfigError(
-                f"{path} is a base model: it was never taught to answer, so that no answer of it can be preferred",
+                f"{self.base.path} is a base model: it was never taught to answer, so that no answer of it can be"
+                " preferred",
                 "begin with final/ of an SFT run (make sft-train-tiny)",
             )
-        self.ranks = ranks
-        return super().open_data(ranks)
+        return loader
 
     @property
     def stores_reference(self) -> bool:
