@@ -9,6 +9,7 @@ import errno
 import importlib
 import logging
 import os
+import select
 import signal
 import sys
 from collections.abc import Sequence
@@ -98,19 +99,38 @@ STAGES = {
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run one stage and exit: 0 done, 1 an error the user can mend, 2 usage, 130/143 interrupted."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    """Run one stage and exit: 0 done, 1 an error the user can mend, 2 usage, 130/143 interrupted, 141 the
+    reader of the output left.
+    """
+    try:
+        code = _run(list(sys.argv[1:] if argv is None else argv))
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes what is left when it ends
+        code = 128 + signal.SIGPIPE
+    sys.exit(code)
+
+
+def _run(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         _print_overview()
-        sys.exit(0)
+        return 0
     for words in (1, 2):
         name = " ".join(arguments[:words]).replace("_", "-")
         if name in STAGES:
-            sys.exit(run_stage(STAGES[name], arguments[words:], prog=f"lumi {name}"))
+            return run_stage(STAGES[name], arguments[words:], prog=f"lumi {name}")
     family = arguments[0].replace("_", "-") + " "
     there = [name for name in STAGES if name.startswith(family)] or list(STAGES)
     print(f"lumi: no command {' '.join(arguments[:2])!r}; there are: {', '.join(there)}", file=sys.stderr)
-    sys.exit(2)
+    return 2
+
+
+def _reader_is_gone() -> bool:
+    """Whether who read our output (`| head`, a pager that was left) has had enough."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in output.poll(0))
 
 
 def run_stage(stage: Stage, argv: Sequence[str], *, prog: str) -> int:

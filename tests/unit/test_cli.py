@@ -3,6 +3,8 @@
 import errno
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -74,3 +76,13 @@ def test_every_stage_of_the_table_exists():
     for stage in cli.STAGES.values():
         assert issubclass(cli._resolve(stage.config), Config)
         assert callable(cli._resolve(stage.run))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["dpo", "--help"]])
+def test_a_reader_that_leaves_is_no_error(arguments):
+    reader, writer = os.pipe()
+    os.close(reader)
+    code = "import sys; from lumi.cli import main; main(sys.argv[1:])"
+    ended = subprocess.run([sys.executable, "-c", code, *arguments], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, "")

@@ -151,6 +151,14 @@ class TestRuns:
             assert figures["val_reward_margin"]["pairs"] == pytest.approx(0, abs=1e-5)
             assert figures["val_kl"]["pairs"] == pytest.approx(0, abs=1e-6)
 
+    def test_one_model_in_four_bits_and_whole_are_two_references(self, pairs, tuned, tmp_path):
+        pytest.importorskip("bitsandbytes")
+        for method in ("lora", "qlora"):  # upon the same data, one after the other
+            dpo(config(tuned, [pairs], tmp_path / method, method=method, schedule__max_steps=1))
+            figures = self.measured(tmp_path / method)
+            assert figures["val_reward_margin"]["pairs"] == pytest.approx(0, abs=1e-5)
+        assert len(list(pairs.parent.glob("pairs.reference-*"))) == 2
+
     def test_a_finished_run_works_nothing_out(self, pairs, tuned, tmp_path):
         asked = config(tuned, [pairs], tmp_path / "run", schedule__max_steps=1)
         dpo(asked)
