@@ -273,6 +273,8 @@ def _figures(view: View) -> RenderableType:
     show("tokens seen", "tokens", "{:.1f}M", 1e-6)
     show("learning rate", "learning_rate", "{:.2e}")
     show("gradient norm", "grad_norm", "{:.2f}")
+    show("reward margin", "reward_margin", "{:.3f}")
+    show("told apart", "preference_accuracy", "{:.1%}")
     show("bad steps", "bad_steps", "{:,}")
     figures.append(("spikes", str(sum(bool(each.get("spike")) for each in view.lines))))
     table = Table.grid(padding=(0, 3, 0, 0))
@@ -282,15 +284,28 @@ def _figures(view: View) -> RenderableType:
     return table
 
 
+_HELD_OUT = {
+    "val_loss": ("loss", "{:.4f}", min),
+    "val_preference_accuracy": ("told apart", "{:.1%}", max),
+    "val_reward_margin": ("reward margin", "{:.3f}", max),
+    "val_kl": ("KL from before", "{:.3f}", None),
+}
+
+
 def _held_out(view: View) -> RenderableType | None:
-    found: dict[str, list[float]] = {}
-    for record in view.records:
-        for name, loss in (record.get("val_loss") or {}).items():
-            found.setdefault(name, []).append(loss)
-    if not found:
-        return None
-    rows = [f"{name} {losses[-1]:.4f} (best {min(losses):.4f})" for name, losses in found.items()]
-    return Text.assemble(("\nheld-out loss  ", "dim"), ", ".join(rows))
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for key, (label, form, best) in _HELD_OUT.items():
+        found: dict[str, list[float]] = {}
+        for record in view.records:
+            for name, value in (record.get(key) or {}).items():
+                found.setdefault(name, []).append(value)
+        if found:
+            shown = (
+                f"{name} {form.format(values[-1])}" + (f" (best {form.format(best(values))})" if best else "")
+                for name, values in found.items()
+            )
+            table.add_row(Text(label), ", ".join(shown))
+    return Group(Text("\nheld out", style="dim"), table) if table.row_count else None
 
 
 def _mix(view: View) -> RenderableType | None:

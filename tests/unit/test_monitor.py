@@ -48,10 +48,23 @@ def picture(folder, width, now=1000.0):
 def test_the_dashboard_shows_it_all_at_any_width(run, width):
     shown = picture(run, width)
     for part in ("tiny", "training", "step 30 of 100", "14 s left", "loss 3.0000", "1,000", "25.0%", "1.00 GiB", "61",
-                 "75.0%", "1.25 epochs", "wiki 3.2500 (best 3.2500)", "The sea", "bad steps 1"):  # fmt: skip
+                 "75.0%", "1.25 epochs", "loss", "wiki 3.2500 (best 3.2500)", "The sea", "bad steps 1"):  # fmt: skip
         assert part in shown
     assert max(map(len, shown.splitlines())) <= width
     assert "no sign of life" not in shown
+
+
+def test_a_run_of_preferences_shows_what_it_tells_apart(run):
+    with (run / "metrics.jsonl").open("a") as file:
+        for step, accuracy, kl in ((40, 0.75, 0.5), (50, 0.625, 0.25)):
+            file.write(json.dumps(line(step, 0.6, reward_margin=0.125, preference_accuracy=0.875)) + "\n")
+            file.write(
+                json.dumps({"step": step, "val_preference_accuracy": {"hh": accuracy}, "val_kl": {"hh": kl}}) + "\n"
+            )
+    shown = picture(run, 100)
+    for part in ("hh 62.5% (best 75.0%)", "hh 0.250", "reward margin 0.125", "told apart 87.5%"):
+        assert part in shown
+    assert "hh 0.250 (best" not in shown
 
 
 def test_a_run_that_fell_silent(run):

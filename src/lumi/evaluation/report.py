@@ -54,6 +54,7 @@ def render(record: RunRecord) -> str:
         _compression_section,
         _samples_section,
         _training_section,
+        _preferences_section,
         _perplexity_section,
         corpus_section,
         tokenizer_section,
@@ -83,7 +84,9 @@ def _head(record: RunRecord) -> str:
         shown.insert(0, ("Bits per byte", f"{best.bits_per_byte:.3f}", f"held-out text of {best.name}"))
     elif validation := record.validation():
         name, (_, losses) = next(iter(validation.items()))
-        shown.insert(0, ("Held-out loss", f"{losses[-1]:.3f}", f"nats per token, {name}"))
+        shown.insert(0, ("Held-out loss", f"{losses[-1]:.3f}", f"{_loss_unit(record)}, {name}"))
+    for name, (_, accuracies) in list(record.validation("val_preference_accuracy").items())[:1]:
+        shown.insert(0, ("Told apart", f"{accuracies[-1]:.1%}", f"of held-out preferences, {name}"))
     lead = f'<p class="lead">{escape(description)}</p>' if description else ""
     return (
         f'<p class="kicker">Lumi-Lab, a language model and how it was made</p>\n<h1>{escape(_name(record))}</h1>\n'
@@ -110,7 +113,19 @@ def _compression_section(record: RunRecord) -> str:
     return section("How well it predicts", *parts)
 
 
+def _loss_unit(record: RunRecord) -> str:
+    return "nats per pair" if record.learns_preferences else "nats per token"
+
+
 def _samples_section(record: RunRecord) -> str:
+    if not record.samples and (answers := record.answers()):
+        rows = [
+            f"<blockquote><b>{escape(one.prompt)}</b>"
+            + ("" if one.first is None else f"<br><small>first</small> {escape(one.first)}")
+            + f"<br><small>last</small> {escape(one.last)}</blockquote>"
+            for one in answers
+        ]
+        return section("What it writes", note("At the run's first validation and at its last."), *rows)
     if not record.samples:
         return section("What it writes", note("Left out: no samples.json in the run folder."))
     quotes = [f"<blockquote><b>{escape(s.prompt)}</b>{escape(s.text)}</blockquote>" for s in record.samples]
@@ -123,13 +138,42 @@ def _training_section(record: RunRecord) -> str:
     validation = {f"held-out, {name}": points for name, points in record.validation().items()}
     loss = {"training": record.series("loss"), **validation}
     parts = [
-        figure(line_chart("Loss", loss, x_label="step", y_label="nats per token")),
+        figure(line_chart("Loss", loss, x_label="step", y_label=_loss_unit(record))),
         _curve(record, "Learning rate", "learning_rate", "learning rate"),
         _curve(record, "Gradient norm, before clipping", "grad_norm", "norm", log_y=True),
         _curve(record, "Throughput", "tokens_per_second", "tokens per second"),
         _curve(record, "Share of the card's peak FLOP/s", "utilisation", "share"),
     ]
     return section("How it learned", *parts, _mix(record))
+
+
+def _preferences_section(record: RunRecord) -> str:
+    if not record.learns_preferences:
+        return ""
+    names = {"reward_chosen": "chosen", "reward_rejected": "rejected"}
+
+    def held_out(key: str) -> dict[str, tuple[list[float], list[float]]]:
+        return {f"held-out, {name}": points for name, points in record.validation(f"val_{key}").items()}
+
+    def chart(title: str, series: Mapping[str, tuple[list[float], list[float]]], y_label: str) -> str:
+        return figure(line_chart(title, series, x_label="step", y_label=y_label)) if series else ""
+
+    def lines(keys: Mapping[str, str]) -> dict[str, tuple[list[float], list[float]]]:
+        return {name: record.series(key) for key, name in keys.items()}
+
+    margins = lines({"reward_margin": "training"}) | held_out("reward_margin")
+    accuracies = lines({"preference_accuracy": "training"}) | held_out("preference_accuracy")
+    log_probs = lines({"log_prob_chosen": "chosen", "log_prob_rejected": "rejected"})
+    return section(
+        "What it prefers",
+        "<p>Of two answers to a prompt one was preferred, the chosen; the other is the rejected. An answer's reward is"
+        " how much likelier it has become than it was to the model before, times beta.</p>",
+        chart("Reward", lines(names), "reward"),
+        chart("Reward of the chosen less that of the rejected", margins, "reward"),
+        chart("Pairs whose chosen answer has the higher reward", accuracies, "share of pairs"),
+        chart("Distance from the model before", held_out("kl"), "KL, nats per token"),
+        chart("Log-probability of the answers of the training pairs", log_probs, "nats per answer"),
+    )
 
 
 def _curve(record: RunRecord, title: str, key: str, y_label: str, *, log_y: bool = False) -> str:

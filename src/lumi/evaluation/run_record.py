@@ -6,7 +6,7 @@ RUN/metrics.jsonl  RUN/final/run.json  RUN/evaluation/results.json  RUN/samples.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from lumi.artifacts import MANIFEST, RUN_INFO, Manifest, read_manifest, sha256_f
 from lumi.config import read_json_object
 from lumi.errors import ConfigError, DataError
 from lumi.evaluation.results import RESULTS, Evaluation
+from lumi.model.pretrained import CHECKPOINT, WEIGHTS
 from lumi.training import METRICS, read_metrics
 
 SAMPLES = "samples.json"
@@ -51,6 +52,15 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """A prompt of a run's own validations, and what the model wrote after it at the first and at the last of them."""
+
+    prompt: str
+    first: str | None
+    last: str
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """A run as it lies on disk; parts that are not there are None or empty."""
 
@@ -68,15 +78,27 @@ class RunRecord:
         found = [(r["step"], r[key]) for r in self.metrics if isinstance(r.get(key), (int, float))]
         return [step for step, _ in found], [value for _, value in found]
 
-    def validation(self) -> dict[str, tuple[list[float], list[float]]]:
-        """Return (steps, losses) of every data set's held-out rows."""
+    def validation(self, key: str = "val_loss") -> dict[str, tuple[list[float], list[float]]]:
+        """Return (steps, values) of one figure on every data set's held-out rows."""
         out: dict[str, tuple[list[float], list[float]]] = {}
         for record in self.metrics:
-            for name, loss in (record.get("val_loss") or {}).items():
-                steps, losses = out.setdefault(name, ([], []))
+            for name, value in (record.get(key) or {}).items():
+                steps, values = out.setdefault(name, ([], []))
                 steps.append(record["step"])
-                losses.append(loss)
+                values.append(value)
         return out
+
+    @property
+    def learns_preferences(self) -> bool:
+        return bool(self.validation("val_preference_accuracy"))
+
+    def answers(self) -> list["Answers"]:
+        """Return what the run wrote to each of its prompts at its first and at its last validation."""
+        asked = [record for record in self.metrics if record.get("samples")]
+        if not asked:
+            return []
+        first, last = ({s["prompt"]: s["text"] for s in asked[place]["samples"]} for place in (0, -1))
+        return [Answers(prompt, first.get(prompt), text) for prompt, text in last.items()]
 
     def artifacts(self, kind: str) -> list[Ancestor]:
         return [ancestor for ancestor in self.lineage if ancestor.kind == kind and ancestor.manifest]
@@ -136,9 +158,24 @@ def _read_samples(path: Path) -> tuple[Sample, ...]:
 
 def _trace_checkpoint(checkpoint: Path, run: dict[str, Any]) -> Iterator[Ancestor]:
     yield from _trace(checkpoint, None, 0, set())
-    seen: set[Path] = set()
+    yield from _trace_ingredients(run, 1, set())
+
+
+def _trace_ingredients(run: Mapping[str, Any], depth: int, seen: set[Path]) -> Iterator[Ancestor]:
+    """Yield what a run was made from: its data, and below the model that it began with that model's own."""
     for data in run.get("data", []):
-        yield from _trace(Path(data["path"]), data["manifest_sha256"], 1, seen)
+        yield from _trace(Path(data["path"]), data["manifest_sha256"], depth, seen)
+    base = run.get("base")
+    if base is None:
+        return
+    path, expected = Path(base["path"]), base["weights_sha256"]
+    if not (path / MANIFEST).is_file():
+        yield Ancestor(path, "not here any more", None, expected, depth, None)
+        return
+    manifest = read_manifest(path, CHECKPOINT, "train it again")
+    weights = next((out.sha256 for out in manifest.outputs if out.file == WEIGHTS), None)
+    yield Ancestor(path, "model to begin with", weights, expected, depth, manifest)
+    yield from _trace_ingredients(read_json_object(path / "run.json"), depth + 1, seen)
 
 
 def _trace(path: Path, expected: str | None, depth: int, seen: set[Path]) -> Iterator[Ancestor]:

@@ -26,6 +26,10 @@ def run(made, tmp_path):
     return folder
 
 
+def read_json(path):
+    return json.loads(path.read_text())
+
+
 def page_of(run, **options):
     return write_report(ReportConfig(run=run, **options)).read_text(encoding="utf8")
 
@@ -167,3 +171,42 @@ def test_the_mix_is_shown_along_the_run_and_a_new_phase_counts_from_zero():
     few = shares_along(lines, windows=3)
     assert few["a"] == ([5, 10], [0.75, 0.75])
     assert few["c"] == ([15], [1.0])
+
+
+def test_a_run_of_preferences_shows_what_it_prefers_and_the_models_behind_it(run, made):
+    weights = next(o["sha256"] for o in read_json(made.final / "manifest.json")["outputs"] if "model." in o["file"])
+    described = read_json(run / "final" / "run.json")
+    described["base"] = {"path": str(made.final), "weights_sha256": weights}
+    (run / "final" / "run.json").write_text(json.dumps(described))
+    (run / "samples.json").unlink()
+    shutil.rmtree(run / "evaluation")
+    lines = [
+        {"step": step, "val_loss": {"hh": 0.7 - step / 10}, "val_preference_accuracy": {"hh": 0.5 + step / 10},
+         "val_reward_margin": {"hh": 0.0}, "val_kl": {"hh": 0.0}} for step in (0, 2)
+    ]  # fmt: skip
+    lines += [{"step": step, "samples": [{"prompt": EVIL, "text": f"answer {step}"}]} for step in (0, 1, 2)]
+    lines.append({"step": 1, "loss": 0.6, "reward_chosen": 0.1, "reward_rejected": 0.0, "reward_margin": 0.1,
+                  "preference_accuracy": 0.75, "log_prob_chosen": -3.0, "log_prob_rejected": -4.0})  # fmt: skip
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = page_of(run)
+    parsed(page)
+    assert "70.0%<small>of held-out preferences, hh" in page
+    assert "nats per pair, hh" in page
+    for title in ("Reward", "Pairs whose chosen answer has the higher reward", "Distance from the model before"):
+        assert f'aria-label="{title}"' in page
+    assert "answer 0" in page
+    assert "answer 1" not in page
+    assert "answer 2" in page
+    assert page.count(html.escape(EVIL)) == 1
+    assert f'model to begin with</span> <span class="path">{made.final.name}</span>' in page
+    assert "every link below was checked" in page
+    described["base"]["weights_sha256"] = "0" * 64
+    (run / "final" / "run.json").write_text(json.dumps(described))
+    assert '<span class="wrong">changed</span>' in page_of(run)
+    described["base"]["path"] = "moved/away"
+    (run / "final" / "run.json").write_text(json.dumps(described))
+    assert "not there" in page_of(run)
+
+
+def test_a_pretraining_run_has_no_section_of_preferences(run):
+    assert "What it prefers" not in page_of(run)
