@@ -19,7 +19,7 @@ TOKENIZER := data/tokenizer
 .PHONY: help install check-env check format test test-unit demo prepare-corpus corpus-wiki corpus-owt \
 	tokenizer-train-mix tokenizer-reset prepare-mix prepare-wiki-with-tokenizer prepare-owt-with-tokenizer data-rebuild-all reencode-dataset plan pretrain-tiny \
 	pretrain-small pretrain-base test-pipeline test-pipeline-flash prepare-sft-corpus sft-train-tiny \
-	sft-train-small sft-train-base sft-pipeline prepare-dpo-corpus dpo-train-tiny dpo-train-small dpo-train-base dpo chat evaluate generate report monitor clean
+	sft-train-small sft-train-base sft-pipeline prepare-dpo-corpus dpo-train-tiny dpo-train-small dpo-train-base dpo chat evaluate evaluate-quick assess-performance compare generate report monitor clean
 
 ##@ Start here
 help: ## this list
@@ -146,14 +146,27 @@ chat: install ## [MODEL=checkpoints/sft_industrial/tiny/final]: talk to a tuned 
 MODEL ?= checkpoints/pretrain/tiny/final
 RUN ?= checkpoints/pretrain/tiny
 
-evaluate: install ## perplexity and bits per byte of MODEL
-	@$(PY) scripts/05_evaluate.py --model_path $(MODEL)
+# MODEL as it was given, if it was: without it the stages take the newest.
+GIVEN_MODEL = $(if $(filter command line environment,$(origin MODEL)),--model_path $(MODEL))
+
+evaluate: install ## [MODEL=...]: perplexity, tasks, texts of MODEL (default: the newest final/, tuned ones too)
+	@$(PY) scripts/05_evaluate.py $(GIVEN_MODEL)
+
+evaluate-quick: install ## [MODEL=...]: the same on a part of each, in a minute; results in evaluation_results/quick
+	@$(PY) scripts/05_evaluate.py $(GIVEN_MODEL) --max_rows 50 --max_tokens 10000 --no_baselines --output_dir evaluation_results/quick
+
+assess-performance: install ## [RESULTS=evaluation_results/NAME]: how far from the targets of its size, and what to try next
+	@$(LUMI) assess $(if $(RESULTS),--results $(RESULTS))
+
+compare: install ## MODELS="A B": measured models side by side (results folders, or checkpoints), and what can be told apart
+	@test -n "$(MODELS)" || { echo "error: which models?  ->  make compare MODELS=\"evaluation_results/A evaluation_results/B\""; exit 1; }
+	@$(LUMI) compare $(MODELS)
 
 generate: install ## PROMPT="...": let MODEL go on
 	@$(LUMI) generate --model_path $(MODEL) --prompt "$(PROMPT)"
 
-report: install ## RUN=checkpoints/pretrain/tiny: one HTML page about a run
-	@$(LUMI) report --run $(RUN)
+report: install ## [RUN="checkpoints/pretrain/tiny ..."]: one HTML page about a run, or several side by side
+	@$(LUMI) report $(RUN)
 
 monitor: install ## [RUN=...]: watch a run live, from another terminal (default: the newest)
 	@$(LUMI) monitor $(if $(filter command line environment,$(origin RUN)),--run_dir $(RUN))

@@ -33,7 +33,7 @@ class FixedRows:
 
     def __init__(self, rows: int, length: int, vocab_size: int) -> None:
         self.rows = np.random.default_rng(0).integers(16, vocab_size, (rows, length + 1)).astype(np.uint16)
-        self.sequence_length = length
+        self.sequence_length = self.tokens_per_row = length
 
     def next_batch(self) -> np.ndarray:
         return self.rows

@@ -69,6 +69,16 @@ STAGES = {
     "evaluate": Stage(
         "lumi.evaluation:EvaluateConfig", "lumi.evaluation:evaluate", "measure a checkpoint (05_evaluate.py)"
     ),
+    "compare": Stage(
+        "lumi.evaluation.compare:CompareConfig",
+        "lumi.evaluation.compare:compare",
+        "measured models side by side, and what can be told apart",
+    ),
+    "assess": Stage(
+        "lumi.assessment.assess:AssessConfig",
+        "lumi.assessment.assess:assess",
+        "measured figures against the targets, and what to try next",
+    ),
     "generate": Stage("lumi.inference:GenerateConfig", "lumi.inference:run_generate", "continue a prompt"),
     "chat": Stage("lumi.inference.chat:ChatConfig", "lumi.inference.chat:run_chat", "talk to a tuned model"),
     "reencode": Stage(
@@ -80,7 +90,9 @@ STAGES = {
         "lumi.tokenizer:ResetConfig", "lumi.tokenizer:reset_tokenizer", "delete the frozen tokenizer, after asking"
     ),
     "report": Stage(
-        "lumi.evaluation:ReportConfig", "lumi.evaluation:write_report", "one HTML page about a run, with pictures"
+        "lumi.reporting:ReportConfig",
+        "lumi.reporting:write_report",
+        "a page about a run, or several side by side",
     ),
     "checkpoint list": Stage(
         "lumi.training.inspection:ListConfig", "lumi.training.inspection:list_checkpoints", "the checkpoints of a run"
@@ -102,6 +114,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run one stage and exit: 0 done, 1 an error the user can mend, 2 usage, 130/143 interrupted, 141 the
     reader of the output left.
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads cost a busy machine a factor of five
     try:
         code = _run(list(sys.argv[1:] if argv is None else argv))
     except BrokenPipeError:

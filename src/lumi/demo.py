@@ -20,6 +20,7 @@ from lumi.model.attention import AttentionName
 from lumi.progress import console, say
 
 if TYPE_CHECKING:
+    from lumi.evaluation.results import Compression
     from lumi.training import RunConfig
 
 RunT = TypeVar("RunT", bound="RunConfig")
@@ -70,7 +71,7 @@ def run_demo(config: DemoConfig) -> Path:
     # Imported here: `lumi --help` and the checks of a config need none of it.
     from lumi.corpus import CorpusConfig, prepare_corpus
     from lumi.data import PackConfig, pack_dataset
-    from lumi.evaluation import EvaluateConfig, ReportConfig, evaluate, write_report
+    from lumi.evaluation import EvaluateConfig, evaluate
     from lumi.model import choose_attention
     from lumi.posttraining import (
         DpoConfig,
@@ -83,6 +84,7 @@ def run_demo(config: DemoConfig) -> Path:
         sft,
     )
     from lumi.pretraining import PretrainConfig, pretrain
+    from lumi.reporting import ReportConfig, write_report
     from lumi.tokenizer import TokenizerConfig, train_tokenizer
 
     started = time.monotonic()
@@ -136,13 +138,15 @@ def run_demo(config: DemoConfig) -> Path:
     _headline("8/11 direct preference optimisation")
     preferred = dpo(preferring)
     _headline("9/11 evaluation")
-    evaluate(EvaluateConfig(model_path=final, data_dirs=(data_dir,), output_dir=run_dir / "evaluation"))
+    measured = evaluate(
+        EvaluateConfig(model_path=final, data_dirs=(data_dir,), output_dir=root / "evaluation", tasks=(), prompts=None)
+    )
     _headline("10/11 samples")
     _write_samples(config, final, run_dir / "samples.json")
     answers = _answers(config, (final, tuned, preferred))
     _headline("11/11 report")
-    report = write_report(ReportConfig(run=run_dir))
-    _show(run_dir, report, answers, time.monotonic() - started)
+    report = write_report(ReportConfig(run=(run_dir,), results_dir=root / "evaluation"))
+    _show(run_dir, report, measured.compression, answers, time.monotonic() - started)
     return report
 
 
@@ -193,14 +197,19 @@ def _validations(run_dir: Path, key: str) -> list[float]:
     return [value for line in map(json.loads, lines) for value in line.get(key, {}).values()]
 
 
-def _show(run_dir: Path, report: Path, answers: dict[str, list[str]], seconds: float) -> None:
+def _show(
+    run_dir: Path,
+    report: Path,
+    compression: "Sequence[Compression]",
+    answers: dict[str, list[str]],
+    seconds: float,
+) -> None:
     """Print what the model writes and how it compares; to standard output, as this is the result."""
     for sample in json.loads((run_dir / "samples.json").read_text(encoding="utf8")):
         print(f"\n{sample['prompt']}|{sample['text']}")
-    results = json.loads((run_dir / "evaluation" / "results.json").read_text(encoding="utf8"))
     print("\nHeld-out text, bits per byte (lower is better):")
-    for row in results["compression"]:
-        print(f"  {row['name']:<40} {row['bits_per_byte']:.3f}")
+    for row in compression:
+        print(f"  {row.name:<40} {row.bits_per_byte:.3f}")
     root = run_dir.parent
     before, *_, after = _validations(root / "dpo", "val_likelihood_accuracy")
     print("\nHeld-out pairs whose preferred answer is the likelier one:")

@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,7 +30,13 @@ _DASHES: tuple[Any, ...] = (
     (0, (3, 1, 1, 1, 1, 1)),
 )
 _MARKERS = "os^Dv*"
-_WIDTH_INCHES = 6.0
+_LONG_NAME = 24  # characters in a legend that take half of a picture's width
+# of marks: an upright stroke, an open diamond, an open triangle
+_OPEN: tuple[dict[str, Any], ...] = tuple(
+    {"linestyle": "", "marker": marker, "markersize": size, "color": _INK, "fillstyle": "none", "markeredgewidth": edge}
+    for marker, size, edge in (("|", 15, 1.6), ("D", 7, 1.2), ("v", 8, 1.2))
+)
+_WIDTH_INCHES = 5.2  # as wide as a telephone, with letters that can be read there
 _RC: Any = {
     "svg.hashsalt": "lumi",
     "svg.fonttype": "none",
@@ -73,17 +80,20 @@ def line_chart(
 ) -> str:
     """Draw each series' (x, y) points as a line; returns SVG text. Series without points are left out."""
     shown = {name: points for name, points in series.items() if len(points[0])}
-    with _drawing(3.1) as (figure, axes):
+    # too many names to stand among the lines, or too long ones
+    is_crowded = len(shown) > 3 or (len(shown) > 1 and max(map(len, shown)) > _LONG_NAME)
+    with _drawing(3.1 + is_crowded * 0.24 * len(shown)) as (figure, axes):
         for index, (name, (x, y)) in enumerate(shown.items()):
             few = len(x) <= 24
             axes.plot(
                 x,
                 y,
-                label=_plain(name),
+                label=_legend_name(name),
                 color=_COLORS[index % len(_COLORS)],
                 linestyle=_DASHES[index % len(_DASHES)],
                 linewidth=1.7,
-                marker=_MARKERS[index % len(_MARKERS)] if few or len(shown) > 1 else "",
+                # beyond six lines dashes come again, with other markers
+                marker=_marker(index + index // len(_DASHES)) if few or len(shown) > 1 else "",
                 markersize=4 if few else 5,
                 markevery=1 if few else (len(x) // 16 + 1 + index, max(len(x) // 8, 1)),
             )
@@ -94,9 +104,76 @@ def line_chart(
             _label_log(axes.yaxis)
         else:
             axes.yaxis.set_major_formatter(_short)
-        if len(shown) > 1:
+        if is_crowded:
+            figure.legend(loc="outside lower left", handlelength=3.2, fontsize=10)
+        elif len(shown) > 1:
             axes.legend(loc="best", handlelength=3.2, fontsize=10)
         return _svg(figure, title, empty=not shown)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value, and how far from it the truth may well be, to either side."""
+
+    value: float
+    reach: float
+
+
+@dataclass(frozen=True)
+class IntervalRow:
+    """One row of an interval chart: a value of each series, and marks to hold them against, all by name."""
+
+    name: str
+    intervals: Mapping[str, Interval]
+    marks: Mapping[str, float] = field(default_factory=dict)
+
+
+def interval_chart(title: str, rows: Sequence[IntervalRow], *, x_label: str) -> str:
+    """Draw values as points with their uncertainty as whiskers, first row on top; returns SVG text.
+
+    Series differ in their markers, filled; marks are open shapes of their own. A single series has its values printed.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row.intervals))
+    marks = list(dict.fromkeys(name for row in rows for name in row.marks))
+    row_inches = 0.34 + 0.16 * max(len(names), 1)
+    explained = [*marks, *(names if len(names) > 1 else [])]
+    columns = 1 if any(len(name) > _LONG_NAME for name in explained) else 2
+    legend_lines = -(-len(explained) // columns)
+    with _drawing(0.9 + row_inches * max(len(rows), 1) + 0.24 * legend_lines) as (figure, axes):
+        for place, mark in enumerate(marks):
+            marked = [(row.marks[mark], y) for y, row in enumerate(rows) if mark in row.marks]
+            axes.plot(*zip(*marked, strict=True), label=_legend_name(mark), **_OPEN[place % len(_OPEN)])
+        for index, name in enumerate(names):
+            shift = 0.62 * ((index + 0.5) / len(names) - 0.5)
+            at = [(row.intervals[name], y + shift) for y, row in enumerate(rows) if name in row.intervals]
+            axes.errorbar(
+                [interval.value for interval, _ in at],
+                [y for _, y in at],
+                xerr=[interval.reach for interval, _ in at],
+                label=_legend_name(name) if len(names) > 1 else None,
+                fmt=_marker(index),
+                color=_COLORS[index % len(_COLORS)],
+                ecolor=_INK,
+                elinewidth=1.1,
+                capsize=3.5,
+                markersize=7,
+            )
+        axes.set_yticks(range(len(rows)), [_cut(_plain(row.name)) for row in rows])
+        axes.set_ylim(max(len(rows), 1) - 0.4, -0.6)
+        if len(names) == 1:  # beside the rows, where no whisker runs through them
+            printed = axes.secondary_yaxis("right")
+            printed.set_yticks(range(len(rows)), [f"{row.intervals[names[0]].value:.3f}" for row in rows])
+            printed.tick_params(length=0)
+            printed.spines["right"].set_visible(False)
+        axes.margins(x=0.06)
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        axes.xaxis.set_major_formatter(_short)
+        axes.locator_params(axis="x", nbins=6)
+        _finish(axes, title, x_label, "")
+        if legend_lines:
+            figure.legend(loc="outside lower center", ncols=columns, fontsize=10, handlelength=1.4, columnspacing=1.4)
+        return _svg(figure, title, empty=not rows)
 
 
 def bar_chart(title: str, values: Mapping[str, float], *, x_label: str) -> str:
@@ -122,7 +199,8 @@ def histogram(title: str, values: Sequence[float], *, x_label: str, log_x: bool 
     import numpy as np
 
     data = np.asarray(values, dtype=np.float64)
-    data = data[np.isfinite(data) & ((data > 0) if log_x else True)]
+    # what is nearer to zero than floats have digits for counts as zero
+    data = data[np.isfinite(data) & ((data >= np.finfo(np.float64).tiny) if log_x else True)]
     if not data.size:
         return binned_histogram(title, [], [], x_label=x_label, log_x=log_x)
     low, high = float(data.min()), float(data.max())
@@ -220,7 +298,7 @@ def _svg(figure: "Figure", title: str, *, empty: bool) -> str:
         text = text.replace(f"stroke: {stand_in}", f"stroke: {color}")
     text = text.replace(f"fill: {_INK}", "fill: currentColor").replace(f"fill: {_FAINT}", "fill: currentColor")
     text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)
-    head = f'<svg class="picture" role="img" aria-label="{html.escape(_plain(title))}" style="max-width: 40rem"'
+    head = f'<svg class="picture" role="img" aria-label="{html.escape(_plain(title))}" style="max-width: 35rem"'
     # a picture that stands alone (an .svg file) chooses its own ink
     alone = (
         "<style>svg.picture:root { color: #24292f } @media (prefers-color-scheme: dark)"
@@ -228,6 +306,10 @@ def _svg(figure: "Figure", title: str, *, empty: bool) -> str:
     )
     text = text.replace("<svg", head, 1)
     return re.sub(r"(<svg[^>]*>)", rf"\1\n {alone}", text, count=1)
+
+
+def _marker(index: int) -> str:
+    return _MARKERS[index % len(_MARKERS)]
 
 
 def _count(value: float, _position: object = None) -> str:
@@ -250,6 +332,12 @@ def _number(value: float) -> str:
 def _plain(text: str) -> str:
     """Leave out what XML cannot hold."""
     return "".join(char for char in text if char >= " " and not "\ud800" <= char <= "\udfff" and char < "\ufffe")
+
+
+def _legend_name(name: str) -> str:
+    """Return a name that matplotlib shows: it keeps to itself those that are empty or begin with an underscore."""
+    plain = _cut(_plain(name), 44)
+    return plain if plain and not plain.startswith("_") else f"\u200b{plain}"
 
 
 def _cut(text: str, longest: int = 28) -> str:

@@ -50,7 +50,13 @@ def later_stages(root):
             config([root / "packed"], new / "run2", resume_from_checkpoint=str(root / "checkpoint"))
         ),
         "evaluate": lambda: evaluate(
-            EvaluateConfig(model_path=root / "checkpoint", data_dirs=(root / "packed",), output_dir=new / "e")
+            EvaluateConfig(
+                model_path=root / "checkpoint",
+                data_dirs=(root / "packed",),
+                output_dir=new / "e",
+                tasks=(),
+                prompts=None,
+            )
         ),
         "generate": lambda: run_generate(GenerateConfig(model_path=root / "checkpoint", prompt=("The",))),
     }

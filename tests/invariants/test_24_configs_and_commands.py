@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from lumi.assessment.references import References
+from lumi.assessment.targets import Targets
 from lumi.cli import STAGES
 from lumi.config import parse_config, read_json_object
 from lumi.corpus import CorpusConfig
 from lumi.corpus.evaluation_sets import EvaluationSet
 from lumi.data import MixConfig, PackConfig
 from lumi.demo import DataRecipe
+from lumi.evaluation.smoke import SmokePrompts
 from lumi.model import create_model
 from lumi.posttraining import DpoConfig, DpoCorpusConfig, SftConfig, SftCorpusConfig
 from lumi.pretraining import PretrainConfig
@@ -20,7 +23,12 @@ from lumi.tokenizer import TokenizerConfig
 
 REPOSITORY = Path(__file__).parents[2]
 EVALUATION_SETS = sorted((REPOSITORY / "config/evaluation").glob("*.json"))
-CONFIGS = sorted({*(REPOSITORY / "config").rglob("*.json")} - {*EVALUATION_SETS})
+READERS = {  # of what is no config of a stage
+    REPOSITORY / "config/evaluation_targets.json": Targets.load,
+    REPOSITORY / "config/evaluation_references.json": References.load,
+    REPOSITORY / "config/smoke_prompts.json": SmokePrompts.read,
+}
+CONFIGS = sorted({*(REPOSITORY / "config").rglob("*.json")} - {*EVALUATION_SETS} - {*READERS})
 README = (REPOSITORY / "README.md").read_text(encoding="utf8")
 
 
@@ -61,6 +69,11 @@ def test_config_parses_as_on_the_command_line(path):
 @pytest.mark.parametrize("path", EVALUATION_SETS, ids=lambda path: path.stem)
 def test_evaluation_sets_parse_and_have_the_name_of_their_file(path):
     assert EvaluationSet.load(path).name == path.stem
+
+
+@pytest.mark.parametrize("path", READERS, ids=lambda path: path.stem)
+def test_what_evaluations_read_parses(path):
+    assert READERS[path](path).resolved()
 
 
 @pytest.mark.parametrize(

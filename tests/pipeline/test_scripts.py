@@ -95,8 +95,12 @@ def test_corpus_tokenizer_packing_training_evaluation(tmp_path):
         tmp_path / "tokenizer/spm32k.model",
         "--output_dir",
         tmp_path / "evaluation_results",
+        "--tasks",  # none
+        "--prompts",
+        "None",
     )
-    results = json.loads((tmp_path / "evaluation_results/results.json").read_text())
+    (found,) = (tmp_path / "evaluation_results").glob("*-run-final/results.json")
+    results = json.loads(found.read_text())
     assert {m["name"] for m in results["held_out"]} == {"a", "b"}
 
 

@@ -38,6 +38,7 @@ def _check_glob(pattern: str) -> str:
 
 Template = Annotated[str, AfterValidator(_check_template)]
 Glob = Annotated[str, Field(min_length=1), AfterValidator(_check_glob)]
+Format = Literal["jsonl", "json", "parquet", "lines"]
 
 
 class Layout(Config):
@@ -45,8 +46,10 @@ class Layout(Config):
 
     files: tuple[Glob, ...] = Field(min_length=1)
     """Globs below the data folder; all files of the first that finds one are read, compressed or not."""
-    format: Literal["jsonl", "json", "parquet", "lines"]
+    format: Format
     """One JSON object a line; one JSON list of objects; parquet; plain text, whose lines are the field `text`."""
+    labels: Glob | None = None
+    """A file beside each of `files` with one label a line, for rows that have none; scored texts need none."""
     texts: tuple[Template, ...] = Field(min_length=1)
     """Scored texts of a row, with fields in braces: {question}, {choices.text[*]} (each of a list),
     {endings[label]} (the one that another field names), {choices[0]}."""
@@ -107,36 +110,68 @@ def scored_texts(evaluation_set: EvaluationSet, data_dir: Path) -> list[str] | N
     Raises:
         DataError: a file is damaged, or a row has not the declared fields: less would be looked for than was said.
     """
+    found = find_layout(evaluation_set, data_dir)
+    if found is None:
+        return None
+    layout, files = found
+    return [text for path in files for text in _texts_of_file(path, layout)]
+
+
+def find_layout(evaluation_set: EvaluationSet, data_dir: Path) -> tuple[Layout, list[Path]] | None:
+    """Return the first layout of a set that is at hand, with its files in order; None where none is."""
     for layout in evaluation_set.layouts:
         for pattern in layout.files:
-            if files := _found(data_dir, pattern):
-                return [text for path in files for text in _texts_of_file(path, layout)]
+            if files := find_files(data_dir, pattern):
+                return layout, files
     return None
 
 
-def _found(data_dir: Path, pattern: str) -> list[Path]:
+def find_files(folder: Path, pattern: str) -> list[Path]:
+    """Return the files below a folder that a glob finds, in order; compressed ones where no plain one is there."""
     for suffix in ("", *COMPRESSED):
-        if files := sorted(path for path in data_dir.glob(pattern + suffix) if path.is_file()):
+        if files := sorted(path for path in folder.glob(pattern + suffix) if path.is_file()):
             return files
     return []
 
 
+def read_rows(path: Path, kind: Format) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield where each row of a file stands, and the row.
+
+    Lines of plain text come whole, with their ends, and the blank ones too; other formats have no blank rows.
+
+    Raises:
+        DataError: the file is damaged, or a row is not an object.
+    """
+    for place, data in _raw_rows(path, kind):
+        try:
+            row = _parsed(data, kind)
+        except (TypeError, ValueError) as error:
+            raise _not_as_declared(place, error) from None
+        yield place, row
+
+
 def _texts_of_file(path: Path, layout: Layout) -> list[str]:
     texts = []
-    for place, data in _rows(path, layout.format):
+    for place, row in read_rows(path, layout.format):
+        if layout.format == "lines" and not row["text"].strip():
+            continue  # of plain text, that one has nothing to score
         try:
-            texts += _texts_of_row(_parsed(data, layout.format), layout)
+            texts += _texts_of_row(row, layout)
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise DataError(
-                f"{place}: not as declared: {type(error).__name__}: {error}",
-                "replace the file, or correct `layouts` in the set's config",
-            ) from None
+            raise _not_as_declared(place, error) from None
     if not texts:
         raise DataError(f"{path} has no text in it", "replace the file; without it the set is named as not checked")
     return texts
 
 
-def _rows(path: Path, kind: str) -> Iterator[tuple[str, Any]]:
+def _not_as_declared(place: str, error: Exception) -> DataError:
+    return DataError(
+        f"{place}: not as declared: {type(error).__name__}: {error}",
+        "replace the file, or correct `layouts` in the set's config",
+    )
+
+
+def _raw_rows(path: Path, kind: Format) -> Iterator[tuple[str, Any]]:
     """Yield where each row stands and what is there: bytes of a line, or the row itself."""
     try:
         if kind == "parquet":
@@ -149,7 +184,8 @@ def _rows(path: Path, kind: str) -> Iterator[tuple[str, Any]]:
                     raise ValueError(f"a JSON list of rows is declared, not a {type(rows).__name__}")
                 yield from ((f"{path}, row {number}", row) for number, row in enumerate(rows, 1))
                 return
-            yield from ((f"{path}:{number}", line) for number, line in enumerate(file, 1) if line.strip())
+            lines = ((f"{path}:{number}", line) for number, line in enumerate(file, 1))
+            yield from (one for one in lines if kind == "lines" or one[1].strip())
     except (*UNREADABLE, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}", "replace the file") from None
 
@@ -163,7 +199,7 @@ def _parquet_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _parsed(data: Any, kind: str) -> dict[str, Any]:
+def _parsed(data: Any, kind: Format) -> dict[str, Any]:
     if kind == "lines":
         return {"text": data.decode()}
     row = json.loads(data) if kind == "jsonl" else data

@@ -1,14 +1,7 @@
-"""Evaluation: perplexity and bits per byte with a stated protocol, baselines, and the report of a run."""
+"""Evaluation: perplexity, tasks and texts with a stated protocol, and comparisons of models."""
 
-from lumi.evaluation.baselines import TokenTrigram, trigram_nats, xz_bits_per_byte
 from lumi.evaluation.config import EvaluateConfig
 from lumi.evaluation.evaluate import evaluate
-from lumi.evaluation.perplexity import HeldOut, Score, read_held_out, score_rows, sliding_windows
-from lumi.evaluation.report import ReportConfig, write_report
-from lumi.evaluation.results import RESULTS, Compression, Evaluation, Measurement
+from lumi.evaluation.results import RESULTS, Evaluation, Measurement
 
-__all__ = [
-    "RESULTS", "Compression", "EvaluateConfig", "Evaluation", "HeldOut", "Measurement", "ReportConfig", "Score",
-    "TokenTrigram", "evaluate", "read_held_out", "score_rows", "sliding_windows", "trigram_nats", "write_report",
-    "xz_bits_per_byte",
-]  # fmt: skip
+__all__ = ["RESULTS", "EvaluateConfig", "Evaluation", "Measurement", "evaluate"]

@@ -30,7 +30,8 @@ from lumi.posttraining.adapter_files import (
 from lumi.progress import say
 from lumi.tokenizer import Tokenizer
 from lumi.training import WholeModel, verify_checkpoint
-from lumi.training.checkpoint import begin_checkpoint, partial_folder
+from lumi.training.checkpoint import MODEL_CARD, begin_checkpoint, partial_folder
+from lumi.training.model_card import ensure_model_card
 
 _BOUND = 1e-4  # largest difference of a logit, as a share of the largest one; float32 gives some 1e-6
 
@@ -63,6 +64,7 @@ class AdapterFiles:
 
     def finish(self, checkpoint: Path, final: Path) -> None:
         write_merged(checkpoint, self.base, final)
+        ensure_model_card(final)
 
 
 def merge(config: MergeConfig) -> None:
@@ -84,6 +86,7 @@ def merge(config: MergeConfig) -> None:
     base = Base.of(config.model_path or recorded.path)
     base.require(recorded.weights_sha256, config.checkpoint)
     write_merged(config.checkpoint, base, config.output_dir)
+    ensure_model_card(config.output_dir)
     say(f"merged: {config.output_dir}")
 
 
@@ -108,6 +111,7 @@ def write_merged(checkpoint: Path, base: Base, final: Path) -> None:
     begin_checkpoint(final)
     shutil.copytree(checkpoint, partial, dirs_exist_ok=True)
     (partial / MANIFEST).unlink()
+    (partial / MODEL_CARD).unlink(missing_ok=True)  # it tells of the folder that was copied
     config = read_model_config(base.path)
     whole = WholeModel(config, Tokenizer.load(checkpoint), read_template(checkpoint))
     files = {out.file for out in manifest.outputs} | set(whole.write(weights, partial))

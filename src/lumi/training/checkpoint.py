@@ -30,6 +30,7 @@ from torch import Tensor
 from lumi.artifacts import (
     FORMAT_VERSION,
     MANIFEST,
+    RUN_INFO,
     Manifest,
     OutputFile,
     complete,
@@ -44,6 +45,7 @@ from lumi.model.pretrained import CHECKPOINT, WEIGHTS
 from lumi.progress import say
 
 STATE = "training_state"
+MODEL_CARD = "README.md"  # of a finished model; the manifest does not name it
 _INDEX = "optimizer.index.json"
 _STEP = re.compile(r"step_(\d+)")
 
@@ -141,7 +143,8 @@ def link_checkpoint(source: Path, target: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(source, partial, copy_function=_link_or_copy)
     manifest = read_manifest(source, CHECKPOINT, "train again")
-    for name in (MANIFEST, "run_info.json"):  # written anew: a link must not change the other name's file
+    # written anew: a link must not change the other name's file
+    for name in (MANIFEST, RUN_INFO, MODEL_CARD):
         (partial / name).unlink(missing_ok=True)
     complete(partial, target, manifest)
 

@@ -12,6 +12,7 @@ from lumi.model import ModelConfig
 from lumi.model.pretrained import write_model
 from lumi.tokenizer import EOS_ID, Tokenizer
 from lumi.training.checkpoint import link_checkpoint
+from lumi.training.model_card import ensure_model_card
 
 
 class ModelFiles(Protocol):
@@ -54,3 +55,4 @@ class WholeModel:
 
     def finish(self, checkpoint: Path, final: Path) -> None:
         link_checkpoint(checkpoint, final)
+        ensure_model_card(final)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lumi.corpus.evaluation_sets import EvaluationSet, load_evaluation_sets, scored_texts
+from lumi.corpus.evaluation_sets import EvaluationSet, load_evaluation_sets, read_rows, scored_texts
 from lumi.errors import ConfigError, DataError
 
 DECLARED = Path("config/evaluation")
@@ -59,6 +59,15 @@ def test_every_format_and_compression(tmp_path):
     for file, kind, text in [("a.jsonl", "jsonl", "{q}"), ("a.json", "json", "{q}"), ("a.parquet", "parquet", "{q}"),
                              ("a.raw", "lines", "{text}")]:  # fmt: skip
         assert scored_texts(declared(files=[file], format=kind, texts=[text]), tmp_path) == ["one", "two"], kind
+
+
+def test_plain_text_is_read_whole_and_of_other_formats_no_blank_lines(tmp_path):
+    (tmp_path / "a.raw").write_bytes(b" = A = \r\n \r\n\nb")
+    assert [row["text"] for _, row in read_rows(tmp_path / "a.raw", "lines")] == [" = A = \r\n", " \r\n", "\n", "b"]
+    (tmp_path / "a.jsonl").write_text('{"q": "one"}\n \n{"q": "two"}\n')
+    assert list(read_rows(tmp_path / "a.jsonl", "jsonl")) == [
+        (f"{tmp_path}/a.jsonl:1", {"q": "one"}), (f"{tmp_path}/a.jsonl:3", {"q": "two"})
+    ]  # fmt: skip
 
 
 def test_the_first_place_that_has_files_counts_and_none_is_not_at_hand(tmp_path):
@@ -115,6 +124,7 @@ def test_a_compressed_file_that_was_cut_off_is_an_error(tmp_path):
     "layout",
     [*({"texts": [text]} for text in ("{q.__class__!r}", "{q!r}", "{q:>9}", "{0}", "{}", "{q", "q}", "{{q}}", "q", "")),
      {"fill": {"_": ["{a!r}"]}}, {"fill": {"": ["{a}"]}},
+     {"labels": "../x"}, {"labels": ""},
      {"files": ["/etc/x"]}, {"files": ["../x"]}, {"files": ["a/../../x"]}, {"files": [""]}],
 )  # fmt: skip
 def test_a_template_reaches_fields_alone_and_a_glob_files_below_the_folder(tmp_path, layout):
@@ -219,3 +229,15 @@ def test_real_sets(name, count, start):
     texts = scored_texts(EvaluationSet.load(DECLARED / f"{name}.json"), REAL)
     assert len(texts) == count
     assert texts[0].startswith(start)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/data")
+@pytest.mark.parametrize("name", [path.stem for path in sorted(DECLARED.glob("*.json")) if path.stem != "wikitext2"])
+def test_real_sets_have_one_text_from_either_folder_and_in_every_form(name):
+    declared_set = EvaluationSet.load(DECLARED / f"{name}.json")
+    texts = scored_texts(declared_set, REAL)
+    assert scored_texts(declared_set, REAL / "eval") == texts
+    for layout in declared_set.layouts:
+        same = scored_texts(declared_set.model_copy(update={"layouts": (layout,)}), REAL)
+        if same is not None and "sentence" not in layout.after:  # there the blank is not filled
+            assert [" ".join(text.split()) for text in same] == [" ".join(text.split()) for text in texts]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lumi.evaluation import TokenTrigram, trigram_nats, xz_bits_per_byte
+from lumi.evaluation.baselines import TokenTrigram, trigram_nats, xz_bits_per_byte
 from lumi.tokenizer.ids import BOS_ID, EOS_ID
 
 VOCAB = 12

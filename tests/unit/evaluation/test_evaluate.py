@@ -8,6 +8,7 @@ import pytest
 
 from lumi.errors import ConfigError, DataError, IntegrityError, TokenizerMismatch
 from lumi.evaluation import EvaluateConfig, evaluate
+from lumi.evaluation.evaluate import results_name
 from lumi.tokenizer import TokenizerConfig, train_tokenizer
 
 
@@ -18,8 +19,15 @@ def config(made, tmp_path):
         data_dirs=(made.packed,),
         text_files=(made.raw,),
         output_dir=tmp_path / "out",
+        text_modes=("stream",),
+        tasks=(),
+        prompts=None,
         device="cpu",
     )
+
+
+def results_of(config):
+    return config.output_dir / results_name(config.model_path)
 
 
 def changed(config, **changes):
@@ -33,15 +41,15 @@ def test_what_is_measured_and_written(config, packed_dataset, tokenizer, made, c
     assert held_out.tokens == packed_dataset.counts["tokens"] - packed_dataset.counts["documents"]  # <s> is not scored
     assert held_out.bits_per_byte == pytest.approx(held_out.nats / math.log(2) / held_out.bytes)
     assert held_out.token_perplexity == pytest.approx(math.exp(held_out.nats / held_out.tokens))
-    written = made.raw.read_text(encoding="utf8")
+    written = "\n\n".join(json.loads(line)["text"] for line in made.raw.read_text(encoding="utf8").splitlines())
     assert (text.bytes, text.words) == (len(written.encode()), len(written.split()))
     assert text.tokens == len(tokenizer.encode(written))
     assert (text.window, text.stride) == (32, 16)
     assert [row.name for row in found.compression] == ["this model", "xz -9", "token trigram"]
     assert found.compression[2].bits_per_byte < 8
-    on_disk = json.loads((config.output_dir / "results.json").read_text())
+    on_disk = json.loads((results_of(config) / "results.json").read_text())
     assert on_disk["held_out"][0]["nats"] == held_out.nats
-    assert "at least 16 tokens before it" in (config.output_dir / "results.md").read_text()
+    assert "at least 16 tokens before it" in (results_of(config) / "results.md").read_text()
     assert "bits per byte" in capsys.readouterr().out
 
 
@@ -53,11 +61,11 @@ def test_the_batch_does_not_change_the_figures(config):
 
 def test_twice_is_up_to_date_and_other_settings_are_measured_anew(config, capsys):
     first = evaluate(config)
-    before = (config.output_dir / "results.json").read_bytes()
+    before = (results_of(config) / "results.json").read_bytes()
     assert evaluate(config) == first
     assert "up to date" in capsys.readouterr().err
     assert evaluate(changed(config, fresh=True)) == first
-    assert (config.output_dir / "results.json").read_bytes() == before
+    assert (results_of(config) / "results.json").read_bytes() == before
     assert evaluate(changed(config, stride=8)).text[0].stride == 8
 
 
@@ -70,7 +78,7 @@ def test_without_data_the_training_data_are_taken(config):
 def test_max_tokens_is_stated(config):
     found = evaluate(changed(config, max_tokens=40))
     assert found.text[0].tokens == 40
-    assert "the first 40 tokens of the file" in found.text[0].protocol
+    assert "the first 40 tokens of the text" in found.text[0].protocol
     assert found.held_out[0].protocol.startswith("the first 1 of all held-out rows")
 
 

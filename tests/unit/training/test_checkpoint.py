@@ -95,7 +95,7 @@ def test_what_is_not_there(tmp_path):
 
 def test_a_checkpoint_holds_no_pickle(trained):
     files = {path.relative_to(trained).as_posix() for path in trained.rglob("*") if path.is_file()}
-    assert {path.rsplit(".", 1)[-1] for path in files} == {"json", "jsonl", "safetensors", "model"}
+    assert {path.rsplit(".", 1)[-1] for path in files} == {"json", "jsonl", "safetensors", "model", "md"}
     run = json.loads((trained / "run.json").read_text())
     assert run["config"]["schedule"]["max_steps"] == run["step"] == 20
     assert run["tokens"] == 20 * 4 * 32

@@ -6,9 +6,10 @@ from html import escape
 from typing import Any
 
 from lumi.corpus import EXAMPLES_FILE
-from lumi.evaluation.markup import facts, figure, folded, note, section, table
-from lumi.evaluation.run_record import Ancestor, RunRecord
 from lumi.pictures import bar_chart
+from lumi.reporting.markup import facts, figure, folded, note, section, table
+from lumi.reporting.run_record import RunRecord
+from lumi.training.lineage import Ancestor
 
 
 def corpus_section(record: RunRecord) -> str:

@@ -1,0 +1,241 @@
+"""The model under evaluation: text to ids, ids to probabilities, whoever made it.
+
+`LumiModel` is ours. `TransformersModel` is any other causal model that transformers loads, so that GPT-2 can stand
+beside ours under one protocol.
+
+Shapes: B rows, T columns, N chosen places, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lumi.artifacts import MANIFEST, sha256_bytes
+from lumi.errors import DataError
+from lumi.inference import Completion, GenerationConfig, generate
+from lumi.model import IGNORE, Llama, count_parameters, load_model, next_token_losses
+from lumi.tokenizer import BOS_ID, Tokenizer
+
+_CHUNK_LOGITS = {"cpu": 2**23, "cuda": 2**28}  # logits that exist at once
+
+
+class LanguageModel(Protocol):
+    """What an evaluation needs of a model."""
+
+    context: int
+    """Tokens that it sees at once."""
+    parameters: int
+    tokenizer_sha256: str
+    begin: tuple[int, ...]
+    """What stands before every prompt: ``<s>`` for ours, nothing for GPT-2."""
+    prefix: int
+    """What stands before a text whose first token is scored too."""
+    branches: bool
+    """Whether one row may hold several continuations of one prompt (`predict` takes positions and a mask)."""
+    device: torch.device
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text, nothing added."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids."""
+        ...
+
+    def losses(self, tokens_BT: Tensor, labels_BT: Tensor) -> Tensor:
+        """Return the loss of every label in nats, float32 [B, T]; 0 where it is `IGNORE`."""
+        ...
+
+    def predict(
+        self,
+        tokens_BT: Tensor,
+        places_N: tuple[Tensor, Tensor],
+        targets_N: Tensor,
+        *,
+        positions_BT: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return, for (rows, columns) and the token that follows there, its log-probability and whether no other
+        token is likelier, [N] each.
+        """
+        ...
+
+    def complete(self, prompts: Sequence[str | Sequence[int]], settings: GenerationConfig) -> list[Completion]:
+        """Continue every prompt."""
+        ...
+
+
+def log_probs(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the log-probabilities of targets, and whether each is the likeliest (the first, among equals)."""
+    wide_NV = logits_NV.float()
+    chosen_N = wide_NV.gather(1, targets_N.unsqueeze(1)).squeeze(1)
+    return chosen_N - wide_NV.logsumexp(1), wide_NV.argmax(1) == targets_N
+
+
+class LumiModel:
+    """A checkpoint of ours. The head runs only where something is asked, which is most of the work saved."""
+
+    branches = True
+    begin: tuple[int, ...] = (BOS_ID,)
+    prefix = BOS_ID
+
+    def __init__(self, model: Llama, tokenizer: Tokenizer) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.context = model.config.sequence_length
+        self.parameters = count_parameters(model.config).total
+        self.tokenizer_sha256 = tokenizer.sha256
+        self.device = model.lm_head.weight.device
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids)
+
+    def losses(self, tokens_BT: Tensor, labels_BT: Tensor) -> Tensor:
+        return next_token_losses(self.model, tokens_BT, labels_BT)
+
+    def predict(
+        self,
+        tokens_BT: Tensor,
+        places_N: tuple[Tensor, Tensor],
+        targets_N: Tensor,
+        *,
+        positions_BT: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        hidden_BTD = self.model.hidden(tokens_BT, positions_BT=positions_BT, mask=mask)
+        hidden_ND = hidden_BTD[places_N]
+        step = max(1, _CHUNK_LOGITS[self.device.type] // self.model.config.vocab_size)
+        found = [
+            log_probs(self.model.lm_head(hidden), targets)
+            for hidden, targets in zip(torch.split(hidden_ND, step), torch.split(targets_N, step), strict=True)
+        ]
+        return torch.cat([values for values, _ in found]), torch.cat([greedy for _, greedy in found])
+
+    def complete(self, prompts: Sequence[str | Sequence[int]], settings: GenerationConfig) -> list[Completion]:
+        return generate(self.model, self.tokenizer, prompts, settings)
+
+
+class TransformersModel:
+    """Any causal model that transformers loads, run by transformers.
+
+    Args:
+        model: on its device, in eval mode.
+        tokenizer: its own.
+        tokenizer_sha256: what tells its tokenizer from others.
+    """
+
+    branches = False
+
+    def __init__(self, model: Any, tokenizer: Any, tokenizer_sha256: str) -> None:
+        self.model, self.tokenizer, self.tokenizer_sha256 = model, tokenizer, tokenizer_sha256
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.context = int(model.config.max_position_embeddings)
+        self.device = model.device
+        self.begin: tuple[int, ...] = (
+            tuple(tokenizer("")["input_ids"])[:1] if tokenizer.bos_token_id is not None else ()
+        )
+        named = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+        self.prefix = next(token for token in named if token is not None)
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    @torch.inference_mode()
+    def _logits(self, tokens_BT: Tensor) -> Tensor:
+        logits: Tensor = self.model(input_ids=tokens_BT, use_cache=False).logits
+        return logits
+
+    def losses(self, tokens_BT: Tensor, labels_BT: Tensor) -> Tensor:
+        logits_BTV = self._logits(tokens_BT)
+        rows = [
+            F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="none")
+            for logits, labels in zip(logits_BTV, labels_BT, strict=True)
+        ]
+        return torch.stack(rows)
+
+    def predict(
+        self,
+        tokens_BT: Tensor,
+        places_N: tuple[Tensor, Tensor],
+        targets_N: Tensor,
+        *,
+        positions_BT: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        assert positions_BT is None, "one continuation a row"
+        return log_probs(self._logits(tokens_BT)[places_N], targets_N)
+
+    @torch.inference_mode()
+    def complete(self, prompts: Sequence[str | Sequence[int]], settings: GenerationConfig) -> list[Completion]:
+        """Continue prompts one by one; sampling is transformers' own."""
+        found = []
+        for number, prompt in enumerate(prompts):
+            ids = [*self.begin, *self.encode(prompt)] if isinstance(prompt, str) else list(prompt)
+            ids = ids or [self.prefix]
+            room = min(settings.max_new_tokens, self.context - len(ids))
+            torch.manual_seed(settings.seed + number)
+            sampled = settings.temperature > 0
+            options = {"temperature": settings.temperature, "top_p": settings.top_p} if sampled else {}
+            tokens = torch.tensor([ids], device=self.device)
+            out = self.model.generate(
+                tokens,
+                attention_mask=torch.ones_like(tokens),
+                max_new_tokens=room,
+                do_sample=sampled,
+                pad_token_id=self.prefix,
+                **options,
+            )
+            new = out[0, len(ids) :].tolist()
+            ended = bool(new) and new[-1] == self.tokenizer.eos_token_id
+            kept = tuple(new[:-1] if ended else new)
+            text = prompt if isinstance(prompt, str) else self.decode(prompt)
+            found.append(Completion(text, self.decode(kept), kept, "stop" if ended else "length", len(ids)))
+        return found
+
+
+def load_language_model(path: Path, *, device: torch.device, dtype: torch.dtype) -> LumiModel | TransformersModel:
+    """Load a checkpoint of ours, or a model of others from a folder or from the hub.
+
+    Raises:
+        DataError: there is no such model, or it cannot be loaded.
+        IntegrityError: a checkpoint of ours is incomplete or damaged.
+    """
+    if _is_ours(path):
+        return LumiModel(load_model(path, device=device, dtype=dtype), Tokenizer.load(path))
+    return _load_of_others(path, device, dtype)
+
+
+def _is_ours(path: Path) -> bool:
+    """Say whether a path is meant for a checkpoint of ours, complete or not."""
+    if path.is_dir():
+        foreign = (path / "config.json").is_file() and not (path / "training_state").is_dir()
+        return (path / MANIFEST).is_file() or not foreign
+    return path.is_absolute() or len(path.parts) > 2 or path.parts[0] in (".", "..", "checkpoints", "runs")
+
+
+def _load_of_others(path: Path, device: torch.device, dtype: torch.dtype) -> TransformersModel:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(str(path))
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        where = "cannot be loaded" if path.is_dir() else "is no folder, and the hub did not give it"
+        raise DataError(
+            f"no model at {path}: it {where} ({reason})",
+            "check --model_path: a checkpoint such as checkpoints/pretrain/tiny/final, a folder with safetensors, or a"
+            " name on the hub",
+        ) from None
+    sha256 = sha256_bytes(tokenizer.backend_tokenizer.to_str().encode())
+    return TransformersModel(model.to(device).eval(), tokenizer, sha256)
