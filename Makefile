@@ -153,7 +153,7 @@ evaluate: install ## [MODEL=...]: perplexity, tasks, texts of MODEL (default: th
 	@$(PY) scripts/05_evaluate.py $(GIVEN_MODEL)
 
 evaluate-quick: install ## [MODEL=...]: the same on a part of each, in a minute; results in evaluation_results/quick
-	@$(PY) scripts/05_evaluate.py $(GIVEN_MODEL) --max_rows 50 --max_tokens 10000 --no_baselines --output_dir evaluation_results/quick
+	@$(PY) scripts/05_evaluate.py $(GIVEN_MODEL) --max_rows 50 --max_tokens 5000 --no_baselines --output_dir evaluation_results/quick
 
 assess-performance: install ## [RESULTS=evaluation_results/NAME]: how far from the targets of its size, and what to try next
 	@$(LUMI) assess $(if $(RESULTS),--results $(RESULTS))

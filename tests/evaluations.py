@@ -46,7 +46,7 @@ def evaluation_of(checkpoint, shift=0.0):
             Compression(data="packed", name="xz -9", bits_per_byte=3.0625, about="a compressor"),
         ),
         tasks=(accuracy("easy", 0.5 + shift), accuracy("hard", 0.25 + shift, majority=None)),
-        generation=GenerationResult(
+        generation=GenerationResult(form="continuation",
             protocol="temperature 0.7",
             figures={"tales": {"distinct": 0.5}, "all": {"distinct": 0.5}},
             samples=tuple(

@@ -21,14 +21,13 @@ from lumi.artifacts import Input, canonical_json, file_input, sha256_bytes
 from lumi.corpus.evaluation_sets import EvaluationSet
 from lumi.errors import DataError
 from lumi.evaluation.config import TaskName
-from lumi.evaluation.language_model import LanguageModel
+from lumi.evaluation.language_model import LanguageModel, hub_out_of_reach
 from lumi.evaluation.likelihood import Request, fit, score_continuations
 from lumi.evaluation.perplexity import score_documents
 from lumi.evaluation.results import Figure, Outcomes, TaskResult
 from lumi.evaluation.significance import accuracy_error
 from lumi.evaluation.task_rows import local_rows
 from lumi.inference import GenerationConfig
-from lumi.progress import say
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ class LumiHarness:
             task = self._build(spec, {spec.split: local.rows})
             return LoadedTask(name, task, evaluation_set, local.files)
         if self._hub_error is None:
-            self._hub_error = _hub_out_of_reach(evaluation_set)
+            self._hub_error = hub_out_of_reach("dataset", evaluation_set.dataset)
         if self._hub_error:
             raise DataError(
                 f"{evaluation_set.title} is not in {self._data_dir}, and the hub is out of reach ({self._hub_error})",
@@ -192,7 +191,7 @@ class AnsweredRow:
     """One row of a task after scoring."""
 
     requests: list[tuple[str, str]]  # prompt and answer, each
-    target: str
+    right: str  # which of them: its place, or the answer itself where there is one only
     metrics: dict[str, Any]  # as lm-eval judges it
 
 
@@ -212,8 +211,9 @@ def answer(task: Any, lm: Any, max_rows: int | None) -> list[AnsweredRow]:
         asked = sorted(instances[number], key=lambda instance: instance.idx)
         (found,) = asked[0].filtered_resps
         metrics = task.process_results(asked[0].doc, [instance.filtered_resps[found] for instance in asked])
-        target = str(task.doc_to_target(asked[0].doc))
-        rows.append(AnsweredRow([(str(i.args[0]), str(i.args[-1])) for i in asked], target, metrics))
+        # where prompts differ and not the answers (WinoGrande), lm-eval has the place of the right one as the prompt
+        right = task.doc_to_text(asked[0].doc) if task.multiple_input else task.doc_to_target(asked[0].doc)
+        rows.append(AnsweredRow([(str(i.args[0]), str(i.args[-1])) for i in asked], str(right), metrics))
     return rows
 
 
@@ -264,17 +264,11 @@ def _generate(model: LanguageModel, prompt: str, options: dict[str, Any]) -> str
 
 
 def _baselines(rows: Sequence[AnsweredRow]) -> tuple[float, float | None]:
-    """Return the accuracy of guessing, and that of always giving the most frequent answer.
-
-    Answers can be told by their place only where it means the same in each row, as yes and no do: elsewhere the place
-    of the right answer carries nothing that a model could learn.
-    """
+    """Return the accuracy of guessing, and that of always giving the answer at the place that is right most often."""
     if all(len(row.requests) == 1 for row in rows):
         return 0.0, None
     chance = float(np.mean([1 / len(row.requests) for row in rows]))
-    if len({tuple(answer for _, answer in row.requests) for row in rows}) > 1:
-        return chance, None
-    return chance, Counter(row.target for row in rows).most_common(1)[0][1] / len(rows)
+    return chance, Counter(row.right for row in rows).most_common(1)[0][1] / len(rows)
 
 
 def _perplexity(rows: Sequence[AnsweredRow]) -> float | None:
@@ -301,15 +295,3 @@ def _protocol(loaded: LoadedTask, rows: int) -> str:
     )
     part = "" if rows == loaded.rows else f", its first {rows:,} rows"
     return f"lm-eval {lm_eval.__version__} {loaded.task.config.task}, no examples in the prompt; rows of {where}{part}"
-
-
-def _hub_out_of_reach(evaluation_set: EvaluationSet) -> str:
-    """Ask the hub for the set once, and return why it does not answer; empty where it does."""
-    from huggingface_hub import HfApi
-
-    say(f"{evaluation_set.title}: asking the hub for {evaluation_set.dataset}")
-    try:
-        HfApi().dataset_info(evaluation_set.dataset, timeout=10)
-    except Exception as error:  # noqa: BLE001  # whatever it is, there are no rows
-        return type(error).__name__
-    return ""

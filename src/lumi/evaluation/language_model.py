@@ -8,7 +8,7 @@ Shapes: B rows, T columns, N chosen places, V vocabulary.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from lumi.artifacts import MANIFEST, sha256_bytes
 from lumi.errors import DataError
 from lumi.inference import Completion, GenerationConfig, generate
 from lumi.model import IGNORE, Llama, count_parameters, load_model, next_token_losses
+from lumi.progress import say
 from lumi.tokenizer import BOS_ID, Tokenizer
 
 _CHUNK_LOGITS = {"cpu": 2**23, "cuda": 2**28}  # logits that exist at once
@@ -177,12 +178,22 @@ class TransformersModel:
 
     @torch.inference_mode()
     def complete(self, prompts: Sequence[str | Sequence[int]], settings: GenerationConfig) -> list[Completion]:
-        """Continue prompts one by one; sampling is transformers' own."""
+        """Continue prompts one by one; sampling is transformers' own.
+
+        Raises:
+            DataError: a prompt leaves no room for an answer.
+        """
         found = []
         for number, prompt in enumerate(prompts):
             ids = [*self.begin, *self.encode(prompt)] if isinstance(prompt, str) else list(prompt)
             ids = ids or [self.prefix]
             room = min(settings.max_new_tokens, self.context - len(ids))
+            if room <= 0:
+                raise DataError(
+                    f"prompt {number + 1} has {len(ids):,} tokens, the model's context is {self.context:,}: there is no"
+                    " room for an answer",
+                    "shorten it, or leave the texts out: --prompts None",
+                )
             torch.manual_seed(settings.seed + number)
             sampled = settings.temperature > 0
             options = {"temperature": settings.temperature, "top_p": settings.top_p} if sampled else {}
@@ -226,16 +237,51 @@ def _is_ours(path: Path) -> bool:
 def _load_of_others(path: Path, device: torch.device, dtype: torch.dtype) -> TransformersModel:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    here = path.is_dir() or _is_cached(path)
+    if not here and (why := hub_out_of_reach("model", str(path))):
+        raise _no_model(path, f"is no folder, and the hub did not give it ({why})")
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype, use_safetensors=True)
-        tokenizer = AutoTokenizer.from_pretrained(str(path))
+        model = AutoModelForCausalLM.from_pretrained(
+            str(path), dtype=dtype, use_safetensors=True, local_files_only=here
+        )
+        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=here)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        where = "cannot be loaded" if path.is_dir() else "is no folder, and the hub did not give it"
-        raise DataError(
-            f"no model at {path}: it {where} ({reason})",
-            "check --model_path: a checkpoint such as checkpoints/pretrain/tiny/final, a folder with safetensors, or a"
-            " name on the hub",
-        ) from None
+        raise _no_model(path, f"cannot be loaded ({reason})") from None
     sha256 = sha256_bytes(tokenizer.backend_tokenizer.to_str().encode())
     return TransformersModel(model.to(device).eval(), tokenizer, sha256)
+
+
+def _no_model(path: Path, why: str) -> DataError:
+    return DataError(
+        f"no model at {path}: it {why}",
+        "check --model_path: a checkpoint such as checkpoints/pretrain/tiny/final, a folder with safetensors, or a name"
+        " on the hub",
+    )
+
+
+def _is_cached(path: Path) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        return isinstance(try_to_load_from_cache(str(path), "config.json"), str)
+    except ValueError:  # no name that the hub could have
+        return False
+
+
+def hub_out_of_reach(kind: Literal["model", "dataset"], name: str) -> str:
+    """Ask the hub once for a model or data set; return why it does not answer, nothing where it does.
+
+    What loads them would try again and again for a minute.
+    """
+    from huggingface_hub import HfApi
+
+    say(f"asking the hub for {name}")
+    try:
+        if kind == "model":
+            HfApi().model_info(name, timeout=10)
+        else:
+            HfApi().dataset_info(name, timeout=10)
+    except Exception as error:  # noqa: BLE001  # whatever it is, there is nothing to be had
+        return type(error).__name__
+    return ""

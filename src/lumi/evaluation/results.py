@@ -110,7 +110,8 @@ class TaskResult(Config):
     chance: float
     """Accuracy of guessing."""
     majority: float | None
-    """Accuracy of always giving the most frequent answer; None where answers have no fixed places."""
+    """Accuracy of always giving the answer at the place that is right most often ("yes", the second of four); None
+    where a row has one answer only."""
     perplexity: float | None = None
     """Of the answers, where each row has one."""
     truncated: int = 0
@@ -138,6 +139,8 @@ class GenerationResult(Config):
     """What the model writes, and what can be counted in it."""
 
     protocol: str
+    form: Literal["continuation", "answer"]
+    """Whether prompts were gone on with, or questions answered."""
     figures: dict[str, dict[str, float]]
     """By category of prompt, and of ``all``."""
     samples: tuple[Sample, ...]

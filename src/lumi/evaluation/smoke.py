@@ -72,7 +72,12 @@ def write_samples(
     for category in asked:
         chosen = [number for number, (name, _) in enumerate(pairs) if name == category]
         figures[category] = _figures([samples[n] for n in chosen], [completions[n] for n in chosen])
-    return GenerationResult(protocol=_protocol(settings, template), figures=figures, samples=samples)
+    return GenerationResult(
+        protocol=_protocol(settings, template),
+        form="answer" if template else "continuation",
+        figures=figures,
+        samples=samples,
+    )
 
 
 def _figures(samples: Sequence[Sample], completions: Sequence[Completion]) -> dict[str, float]:

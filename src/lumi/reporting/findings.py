@@ -88,7 +88,7 @@ def samples_section(record: RunRecord) -> str:
     if record.evaluation and (generation := record.evaluation.generation):
         parts += [titled_table(table, "") for table in tables_for(record.evaluation, "generation")]
         for category in dict.fromkeys(sample.category for sample in generation.samples):
-            quotes = [_sample(sample) for sample in generation.samples if sample.category == category]
+            quotes = [_sample(one, generation.form) for one in generation.samples if one.category == category]
             parts += [f"<h3>{escape(category)}</h3>", *quotes[:_SHOWN]]
             if rest := quotes[_SHOWN:]:
                 parts.append(folded_parts(f"{len(rest)} more", *rest))
@@ -103,10 +103,11 @@ def samples_section(record: RunRecord) -> str:
     return section(title, *(parts or [note("Left out: no samples.json in the run folder, and none in the results.")]))
 
 
-def _sample(sample: WrittenSample) -> str:
+def _sample(sample: WrittenSample, form: str) -> str:
     end = "ended by itself" if sample.ended else "cut at the longest length"
     language = f", language {sample.language}" if sample.language else ""
-    return quote(sample.prompt, sample.text, f"{sample.tokens:,} tokens, {end}{language}")
+    text = sample.text if form == "continuation" else f"\n{sample.text}"  # an answer is a turn of its own
+    return quote(sample.prompt, text, f"{sample.tokens:,} tokens, {end}{language}")
 
 
 def stages_section(record: RunRecord) -> str:

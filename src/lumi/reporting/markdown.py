@@ -17,6 +17,7 @@ from lumi.reporting.run_comparison import (
     figures_table,
     named,
     shared_prompts,
+    significance_tables,
     title,
 )
 from lumi.reporting.run_record import RunRecord
@@ -81,6 +82,8 @@ def _stages(stages: StagesResult) -> Iterator[str]:
 def _comparison(records: Records) -> Iterator[str]:
     yield from (f"# {_text(title(records))}", "")
     yield from _table(figures_table(records))
+    for table in significance_tables(records):
+        yield from _table(table)
     yield from _table(differences_table(records))
     for prompt, texts in shared_prompts(records).items():
         yield from (f"## What they write: {_text(prompt)}", "", *_sides(texts))

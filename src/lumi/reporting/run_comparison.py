@@ -8,7 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from lumi.evaluation.compare import compare_results
+from lumi.evaluation.comparison import comparison_tables
 from lumi.evaluation.results import Figure, Measurement
+from lumi.evaluation.results_folder import read_results_folder
 from lumi.evaluation.tables import Table
 from lumi.pictures import line_chart
 from lumi.reporting.costs import costs_table
@@ -122,15 +125,19 @@ def _tasks_section(records: Records) -> str:
 
 
 def _significance_section(records: Records) -> str:
-    """Say which differences are more than luck.
+    tables = significance_tables(records)
+    if not tables:
+        return section("Is it luck?", note("Left out: fewer than two of these runs have results."))
+    return section("Is it luck?", *(titled_table(table) for table in tables))
 
-    The paired comparison (`lumi.evaluation.compare`) will stand here: it holds the models' answers to the same
-    questions against each other, which finds smaller differences than two separate standard errors do.
-    """
-    return note(
-        "Where the whiskers of two runs overlap, a difference may be luck; a comparison question by question tells"
-        " more."
-    )
+
+def significance_tables(records: Records) -> list[Table]:
+    """Return which differences are more than luck, pieces of the same data held against each other."""
+    folders = [read_results_folder(record.results) for record in records.values() if record.results is not None]
+    if len(folders) < 2:
+        return []
+    models, *_, differences = comparison_tables(compare_results(folders))
+    return [models, differences]
 
 
 def _curves_section(records: Records) -> str:

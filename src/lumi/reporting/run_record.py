@@ -50,6 +50,7 @@ class RunRecord:
     run: dict[str, Any]
     metrics: list[dict[str, Any]]
     evaluation: Evaluation | None
+    results: Path | None  # the folder of these results
     samples: tuple[Sample, ...]
     lineage: tuple[Ancestor, ...]  # the checkpoint first
     steps: tuple[MakingStep, ...]
@@ -130,12 +131,14 @@ def read_run_record(path: Path, results_dir: Path = Path("evaluation_results")) 
     metrics = _metrics(checkpoint if path == checkpoint else folder, checkpoint)
     costs = {_label(_run_folder(base)): _cost(base) for base in _bases(run)}
     costs |= {_label(folder): cost_of(checkpoint, metrics, run.get("tokens", 0))}
+    measured = find_evaluation(folder, results_dir, sha256_file(checkpoint / MANIFEST))
     return RunRecord(
         folder=folder,
         checkpoint=checkpoint,
         run=run,
         metrics=metrics,
-        evaluation=find_evaluation(folder, results_dir, sha256_file(checkpoint / MANIFEST)),
+        evaluation=measured[0] if measured else None,
+        results=measured[1] if measured else None,
         samples=_read_samples(folder / SAMPLES),
         lineage=trace(checkpoint),
         steps=making_steps(checkpoint),
@@ -159,8 +162,9 @@ def _metrics(folder: Path, checkpoint: Path) -> list[dict[str, Any]]:
     return read_metrics(found) if found else []
 
 
-def find_evaluation(folder: Path, results_dir: Path, model_sha256: str) -> Evaluation | None:
-    """Return the results of the model whose manifest has this sha256: of the run's own folder, else of ``results_dir``.
+def find_evaluation(folder: Path, results_dir: Path, model_sha256: str) -> tuple[Evaluation, Path] | None:
+    """Return the results of the model whose manifest has this sha256, and where they lie: the run's own folder, or
+    below ``results_dir``.
 
     Raises:
         DataError: there is one results file at all, and it cannot be read.
@@ -175,7 +179,7 @@ def find_evaluation(folder: Path, results_dir: Path, model_sha256: str) -> Evalu
             unreadable.append(path)
             continue
         if found.model.sha256 == model_sha256:
-            return found
+            return found, path.parent
     if unreadable and len(candidates) == 1:
         raise DataError(
             f"{unreadable[0]} is not a results file of this version", "run the evaluation again, or delete the file"

@@ -94,7 +94,9 @@ def test_answers_that_do_not_end_and_repeat_themselves(tmp_path, run):
     run(folder="base")
     base = {"path": str(tmp_path / "base/final"), "weights_sha256": "weights of base"}
     model = run({"base": base, "step": 700, "tokens": 10_000_000})
-    written = GenerationResult(protocol="p", figures={"all": {"stop_rate": 0.3, "repetition": 0.5}}, samples=())
+    written = GenerationResult(
+        protocol="p", form="answer", figures={"all": {"stop_rate": 0.3, "repetition": 0.5}}, samples=()
+    )
     suggestions = suggested(write_folder(tmp_path / "r", model, GOOD, generation=written))
     found = one_of(suggestions, "Tune longer")
     assert found.evidence == "30% of its answers ended before their longest length"
@@ -151,7 +153,9 @@ def test_five_suggestions_at_most(tmp_path, run):
         {"step": 10, "val_loss": {"a": 3.5}},
         {"step": 20, "val_loss": {"a": 4.5}},
     ]
-    written = GenerationResult(protocol="p", figures={"all": {"stop_rate": 0.3, "repetition": 0.5}}, samples=())
+    written = GenerationResult(
+        protocol="p", form="answer", figures={"all": {"stop_rate": 0.3, "repetition": 0.5}}, samples=()
+    )
     own = text_part(np.full(400, 100.0), SIZES, "wiki", mode="rows", kind="held_out")
     folder = write_folder(tmp_path / "r", run({"tokens": TINY}, metrics), [own, text_of(160)], generation=written)
     assert len(suggested(folder)) == 5

@@ -305,6 +305,8 @@ def test_several_runs_side_by_side(run, other, tmp_path):
     assert "model.n_layer" not in page  # the same in both
     assert f"<small>larger</small>{html.escape('something else')}" in page
     assert page.count(html.escape(EVIL)) >= 2
+    assert "Differences to A" in page  # here without pieces to pair, which the notes say
+    assert "not tested" in page
     assert "<script" not in page
     data = read_json(path.with_suffix(".json"))
     assert data["kind"] == "comparison"
