@@ -21,7 +21,7 @@ from lumi.model import IGNORE, Llama, count_parameters, load_model, next_token_l
 from lumi.progress import say
 from lumi.tokenizer import BOS_ID, Tokenizer
 
-_CHUNK_LOGITS = {"cpu": 2**23, "cuda": 2**28}  # logits that exist at once
+_CHUNK_LOGITS = {"cpu": 2**22, "cuda": 2**28}  # logits that exist at once
 
 
 class LanguageModel(Protocol):
@@ -71,10 +71,12 @@ class LanguageModel(Protocol):
 
 
 def log_probs(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the log-probabilities of targets, and whether each is the likeliest (the first, among equals)."""
+    """Return the log-probabilities of targets, and whether no other token is likelier; float32 logits are used up."""
     wide_NV = logits_NV.float()
     chosen_N = wide_NV.gather(1, targets_N.unsqueeze(1)).squeeze(1)
-    return chosen_N - wide_NV.logsumexp(1), wide_NV.argmax(1) == targets_N
+    highest_N = wide_NV.amax(1)
+    log_sum_N = wide_NV.sub_(highest_N.unsqueeze(1)).exp_().sum(1).log()  # in place: memory is what takes the time
+    return chosen_N - highest_N - log_sum_N, chosen_N == highest_N
 
 
 class LumiModel:

@@ -8,8 +8,10 @@ A base model has no turns: in the comparison of stages it reads the question as 
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 
 from lumi.artifacts import MANIFEST
 from lumi.config import Config, read_json_object
@@ -27,14 +29,17 @@ _SHORTEST_TO_TELL = 40  # characters: the language of less is a guess
 _PROTOCOL = "at most {tokens} tokens, temperature {temperature}, top-p {top_p}, seed {seed}; {form}"
 
 
+Prompts = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
 class SmokePrompts(Config):
     """Prompts by category."""
 
     description: str = ""
     """What they are for."""
-    continue_: dict[str, tuple[str, ...]]
+    continue_: dict[str, Prompts] = Field(min_length=1)
     """For a base model, to go on with."""
-    answer: dict[str, tuple[str, ...]]
+    answer: dict[str, Prompts] = Field(min_length=1)
     """For a tuned model, to answer."""
 
     @classmethod
