@@ -43,7 +43,7 @@ def task_part(
         metric=metric, accuracies={metric: figure}, chance=chance, majority=majority,
     )  # fmt: skip
     outcomes = Outcomes(pairing=f"{metric} of {pairing}", values=tuple(right), weights=(1.0,) * len(right))
-    return Part(name=f"task-{name}", key="k", task=task, outcomes=outcomes)
+    return Part(name=f"task-{name}", key="k", model_sha256="s", task=task, outcomes=outcomes)
 
 
 def first_right(share, rows=3270):
@@ -64,7 +64,7 @@ def text_part(
         bits_per_byte=float(bits.sum() / sizes.sum()), standard_error=ratio_error(bits, sizes),
     )  # fmt: skip
     outcomes = Outcomes(pairing=pairing, values=tuple(bits.tolist()), weights=tuple(sizes.tolist()))
-    return Part(name=f"{kind}-{name}-{mode}", key="k", outcomes=outcomes, **{kind: measured})
+    return Part(name=f"{kind}-{name}-{mode}", key="k", model_sha256="s", outcomes=outcomes, **{kind: measured})
 
 
 def text_of(perplexity, *, name="wiki.test.raw", mode="stream"):

@@ -139,7 +139,14 @@ def run_demo(config: DemoConfig) -> Path:
     preferred = dpo(preferring)
     _headline("9/11 evaluation")
     measured = evaluate(
-        EvaluateConfig(model_path=final, data_dirs=(data_dir,), output_dir=root / "evaluation", tasks=(), prompts=None)
+        EvaluateConfig(
+            model_path=final,
+            data_dirs=(data_dir,),
+            output_dir=root / "evaluation",
+            tasks=(),
+            text_modes=(),
+            prompts=None,
+        )
     )
     _headline("10/11 samples")
     _write_samples(config, final, run_dir / "samples.json")

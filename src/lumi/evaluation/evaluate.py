@@ -10,8 +10,10 @@ What is measured is written at once. The same command again goes on with what is
 
 from pathlib import Path
 
+import torch
+
 from lumi.artifacts import MANIFEST, canonical_json, sha256_bytes, sha256_file, write_run_info
-from lumi.errors import ConfigError, DataError
+from lumi.errors import ConfigError, DataError, LumiError
 from lumi.evaluation.card_results import card_results
 from lumi.evaluation.config import EvaluateConfig
 from lumi.evaluation.language_model import LumiModel, TransformersModel, load_language_model
@@ -55,31 +57,32 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     planned = list(measures(Bench(config, model_path, model, subject, folder, dtype)))
     if not planned:
         raise ConfigError("nothing to measure", "name packed data (--data_dirs), text (--text_files) or --tasks")
-    old = {} if config.fresh else read_parts(folder)
-    parts: list[Part] = []
+    parts = {name: part for name, part in read_parts(folder).items() if part.model_sha256 == subject.sha256}
     missing: list[Missing] = []
     measured = 0
     for measure in planned:
+        part = None
         try:
             key, inputs = measure.key(subject)
-            part = old.get(measure.name)
-            if part is None or part.key != key:
+            if config.fresh or measure.name not in parts or parts[measure.name].key != key:
                 part = measure.make(key, inputs)
-                write_part(folder, part)
-                measured += 1
-            parts.append(part)
-        except DataError as error:  # the others can be measured all the same
+        except (LumiError, torch.OutOfMemoryError) as error:  # the others can be measured all the same
             say(f"not measured: {measure.name}: {error}")
-            missing.append(Missing(name=measure.name, why=error.fact))
-        evaluation = _assembled(config, subject, parts, missing)
+            missing.append(Missing(name=measure.name, why=getattr(error, "fact", "out of memory")))
+        if part is not None:
+            write_part(folder, part)
+            measured += 1
+            same = [name for name, one in parts.items() if one.title == part.title]
+            parts = {name: one for name, one in parts.items() if name not in same} | {part.name: part}
+        evaluation = _assembled(config, subject, _in_order(parts, [one.name for one in planned]), missing)
         if measured:
             write_results(folder, evaluation)
             write_run_info(folder)
     if not measured and not missing:
         say(f"up to date: {folder / RESULTS}")
     write_results(folder, evaluation)
-    if isinstance(model, LumiModel):
-        write_model_card(model_path, card_results(evaluation))
+    if isinstance(model, LumiModel) and config.max_rows is None and config.max_tokens is None:
+        _write_card(model_path, evaluation)
     print_results(evaluation)
     say(f"results: {folder / RESULTS}")
     if missing:
@@ -88,6 +91,19 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             "the reasons stand above; what was measured is kept, and the same command goes on with the rest",
         )
     return evaluation
+
+
+def _in_order(parts: dict[str, Part], names: list[str]) -> list[Part]:
+    """Return what was asked for first, then what else is known of the model from earlier evaluations."""
+    asked = [parts[name] for name in names if name in parts]
+    return [*asked, *(part for name, part in parts.items() if name not in names)]
+
+
+def _write_card(model_path: Path, evaluation: Evaluation) -> None:
+    try:
+        write_model_card(model_path, card_results(evaluation))
+    except OSError as error:
+        say(f"the model card in {model_path} was not written: {error.strerror}")
 
 
 def newest_final(folder: Path) -> Path:
@@ -113,7 +129,8 @@ def _subject(path: Path, model: LumiModel | TransformersModel) -> Subject:
     if (path / MANIFEST).is_file():
         sha256 = sha256_file(path / MANIFEST)
     elif path.is_dir():
-        sha256 = sha256_bytes(canonical_json([sha256_file(file) for file in sorted(path.glob("*.safetensors"))]))
+        files = sorted(file for file in path.iterdir() if file.suffix in (".safetensors", ".json", ".model", ".txt"))
+        sha256 = sha256_bytes(canonical_json([[file.name, sha256_file(file)] for file in files]))
     else:
         sha256 = str(getattr(model.model.config, "_commit_hash", None) or path)
     return Subject(

@@ -41,17 +41,19 @@ class TaskSpec:
     split: str
     metric: str
     """The accuracy that the literature reports for it."""
+    rows: int
+    """Of the whole split."""
 
 
 TASKS: dict[TaskName, TaskSpec] = {
-    "boolq": TaskSpec("super_glue/boolq/default.yaml", "boolq", "validation", "acc"),
-    "hellaswag": TaskSpec("hellaswag/hellaswag.yaml", "hellaswag", "validation", "acc_norm"),
-    "lambada": TaskSpec("lambada/lambada_openai.yaml", "lambada", "test", "acc"),
-    "arc_easy": TaskSpec("arc/arc_easy.yaml", "arc_easy", "test", "acc"),
-    "arc_challenge": TaskSpec("arc/arc_challenge.yaml", "arc_challenge", "test", "acc_norm"),
-    "piqa": TaskSpec("piqa/piqa.yaml", "piqa", "validation", "acc"),
-    "winogrande": TaskSpec("winogrande/default.yaml", "winogrande", "validation", "acc"),
-    "openbookqa": TaskSpec("openbookqa/openbookqa.yaml", "openbookqa", "test", "acc_norm"),
+    "boolq": TaskSpec("super_glue/boolq/default.yaml", "boolq", "validation", "acc", 3270),
+    "hellaswag": TaskSpec("hellaswag/hellaswag.yaml", "hellaswag", "validation", "acc_norm", 10042),
+    "lambada": TaskSpec("lambada/lambada_openai.yaml", "lambada", "test", "acc", 5153),
+    "arc_easy": TaskSpec("arc/arc_easy.yaml", "arc_easy", "test", "acc", 2376),
+    "arc_challenge": TaskSpec("arc/arc_challenge.yaml", "arc_challenge", "test", "acc_norm", 1172),
+    "piqa": TaskSpec("piqa/piqa.yaml", "piqa", "validation", "acc", 1838),
+    "winogrande": TaskSpec("winogrande/default.yaml", "winogrande", "validation", "acc", 1267),
+    "openbookqa": TaskSpec("openbookqa/openbookqa.yaml", "openbookqa", "test", "acc_norm", 500),
 }
 
 
@@ -73,7 +75,7 @@ class LoadedTask:
         if self.files:
             return tuple(file_input(path, relative_to) for path in self.files)
         digest = sha256_bytes(canonical_json([dict(row) for row in self.task.eval_docs]))
-        return (Input(path=f"hub:{self.evaluation_set.dataset}", sha256=digest),)
+        return (Input(path=f"hub:{self.task.DATASET_PATH}", sha256=digest),)
 
 
 class LumiHarness:
@@ -124,29 +126,43 @@ class LumiHarness:
             task = self._build(spec, {spec.split: local.rows})
             return LoadedTask(name, task, evaluation_set, local.files)
         if self._hub_error is None:
-            self._hub_error = hub_out_of_reach("dataset", evaluation_set.dataset)
+            self._hub_error = hub_out_of_reach("dataset", self._definition(spec)["dataset_path"])
         if self._hub_error:
             raise DataError(
                 f"{evaluation_set.title} is not in {self._data_dir}, and the hub is out of reach ({self._hub_error})",
                 f"name the folder that has it (--data_dir), or leave it out (--tasks); {evaluation_set.name} may lie"
                 f" there as {evaluation_set.layouts[0].files[0]}",
             )
-        return LoadedTask(name, self._build(spec, None), evaluation_set, ())
+        try:
+            return LoadedTask(name, self._build(spec, None), evaluation_set, ())
+        except OSError as error:
+            raise DataError(
+                f"{evaluation_set.title} did not come from the hub: {type(error).__name__}: {error}",
+                "try again later, or name the folder that has it (--data_dir)",
+            ) from None
+
+    def _definition(self, spec: TaskSpec) -> dict[str, Any]:
+        from lm_eval.tasks._yaml_loader import load_yaml  # the index of all 12,000 tasks takes seconds to build
+
+        found: dict[str, Any] = load_yaml(self._definitions / spec.definition)
+        return found
 
     def _build(self, spec: TaskSpec, rows: dict[str, list[dict[str, Any]]] | None) -> Any:
         from datasets import Dataset, DatasetDict
         from lm_eval.api.task import ConfigurableTask
-        from lm_eval.tasks._yaml_loader import load_yaml  # the index of all 12,000 tasks takes seconds to build
 
-        config = load_yaml(self._definitions / spec.definition)
+        config = self._definition(spec)
         for key in ("tag", "group"):
             config.pop(key, None)
         if rows is not None:
-
-            def local(**_: Any) -> Any:
-                return DatasetDict({split: Dataset.from_list(found) for split, found in rows.items()})
-
-            config["custom_dataset"] = local
+            try:
+                splits = DatasetDict({split: Dataset.from_list(found) for split, found in rows.items()})
+            except (TypeError, ValueError) as error:  # pyarrow's, where a column has values of several types
+                raise DataError(
+                    f"the rows of {spec.evaluation_set} do not go together: {error}",
+                    "mend the file: one type a column, or take the column out",
+                ) from None
+            config["custom_dataset"] = lambda **_: splits
             for split in ("training_split", "validation_split", "test_split"):  # only what is there
                 if config.get(split) not in (None, spec.split):
                     config[split] = None
@@ -173,7 +189,7 @@ def run_task(model: LanguageModel, loaded: LoadedTask, *, max_rows: int | None) 
         title=title,
         protocol=_protocol(loaded, len(rows)),
         rows=len(rows),
-        rows_of_the_whole_set=_whole(loaded.evaluation_set, loaded.rows),
+        rows_of_the_whole_set=spec.rows,
         metric=spec.metric,
         accuracies=accuracies,
         chance=chance,
@@ -237,12 +253,12 @@ def make_adapter(model: LanguageModel, *, label: str = "scoring") -> Any:
 
         def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[tuple[float, bool]]:
             asked = [Request(tuple(prompt), tuple(continuation)) for _, prompt, continuation in requests]
-            self.truncated += sum(fit(request, model.context)[1] for request in asked)
+            self.truncated += len({one.prompt for one in asked if fit(one, model.context)[1]})
             return [(one.log_prob, one.greedy) for one in score_continuations(model, asked, label=label)]
 
         def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> list[float]:
             texts = [request.args[0] for request in requests]
-            return [-score_documents(model, [text], window=model.context)[0].nats for text in texts]
+            return [-score_documents(model, [text], window=model.context)[0].nats if text else 0.0 for text in texts]
 
         def generate_until(self, requests: Any, disable_tqdm: bool = True) -> list[str]:
             return [_generate(model, *request.args) for request in requests]
@@ -279,19 +295,9 @@ def _perplexity(rows: Sequence[AnsweredRow]) -> float | None:
     return float(np.exp(mean)) if mean < 700 else None
 
 
-def _whole(evaluation_set: EvaluationSet, rows: int) -> int:
-    """Return the rows of the whole split; a set declares its scored texts, of which a row may have several."""
-    for texts_a_row in (1, 2, 3, 4, 5):
-        if rows * texts_a_row == evaluation_set.num_texts:
-            return rows
-    return evaluation_set.num_texts
-
-
 def _protocol(loaded: LoadedTask, rows: int) -> str:
     import lm_eval
 
-    where = (
-        ", ".join(path.name for path in loaded.files) if loaded.files else f"the hub ({loaded.evaluation_set.dataset})"
-    )
+    where = ", ".join(path.name for path in loaded.files) if loaded.files else f"the hub ({loaded.task.DATASET_PATH})"
     part = "" if rows == loaded.rows else f", its first {rows:,} rows"
     return f"lm-eval {lm_eval.__version__} {loaded.task.config.task}, no examples in the prompt; rows of {where}{part}"

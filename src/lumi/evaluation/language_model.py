@@ -12,15 +12,17 @@ from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor
 
-from lumi.artifacts import MANIFEST, sha256_bytes
+from lumi.artifacts import MANIFEST, canonical_json, sha256_bytes
 from lumi.errors import DataError
 from lumi.inference import Completion, GenerationConfig, generate
 from lumi.model import IGNORE, Llama, count_parameters, load_model, next_token_losses
 from lumi.progress import say
 from lumi.tokenizer import BOS_ID, Tokenizer
 
+_LONGEST_CONTEXT = 1 << 17  # tokens: a tokenizer that knows no limit says 10 ** 30
 _CHUNK_LOGITS = {"cpu": 2**22, "cuda": 2**28}  # logits that exist at once
 
 
@@ -138,7 +140,10 @@ class TransformersModel:
     def __init__(self, model: Any, tokenizer: Any, tokenizer_sha256: str) -> None:
         self.model, self.tokenizer, self.tokenizer_sha256 = model, tokenizer, tokenizer_sha256
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
-        self.context = int(model.config.max_position_embeddings)
+        names = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+        lengths = [length for name in names if (length := getattr(model.config, name, None))]
+        longest = lengths[0] if lengths else tokenizer.model_max_length  # BLOOM names none
+        self.context = int(min(longest, _LONGEST_CONTEXT))
         self.device = model.device
         self.begin: tuple[int, ...] = (
             tuple(tokenizer("")["input_ids"])[:1] if tokenizer.bos_token_id is not None else ()
@@ -243,14 +248,20 @@ def _load_of_others(path: Path, device: torch.device, dtype: torch.dtype) -> Tra
     if not here and (why := hub_out_of_reach("model", str(path))):
         raise _no_model(path, f"is no folder, and the hub did not give it ({why})")
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(path), dtype=dtype, use_safetensors=True, local_files_only=here
+        model, info = AutoModelForCausalLM.from_pretrained(
+            str(path), dtype=dtype, use_safetensors=True, local_files_only=here, output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=here)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise _no_model(path, f"cannot be loaded ({reason})") from None
-    sha256 = sha256_bytes(tokenizer.backend_tokenizer.to_str().encode())
+    if lacking := sorted(info["missing_keys"]):
+        raise _no_model(path, f"lacks weights, which would be drawn anew: {', '.join(lacking[:3])}")
+    if len(tokenizer) > model.config.vocab_size or not len(tokenizer("a")["input_ids"]):
+        raise _no_model(path, f"has no tokenizer that fits it ({len(tokenizer):,} pieces, {model.config.vocab_size:,})")
+    if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+        raise _no_model(path, "has a tokenizer without beginning and end: nothing can stand before a text")
+    sha256 = sha256_bytes(canonical_json(tokenizer.get_vocab()))
     return TransformersModel(model.to(device).eval(), tokenizer, sha256)
 
 

@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from lumi.progress import progress, say
 from lumi.tokenizer import require_same_tokenizer
 
 WIKITEXT = "wikitext2"
+_VERSION = 1  # raised when a part comes to mean something else, so that old ones are measured anew
 
 _PACKED = (
     "all held-out rows of {length:,} tokens, each seen from its own beginning; attention crosses documents within a"
@@ -70,6 +71,11 @@ class Bench:
     dtype: torch.dtype
 
     @property
+    def identity(self) -> tuple[str, str]:
+        """What every part depends on: the model, and the type that it computes in."""
+        return self.subject.sha256, str(self.dtype).removeprefix("torch.")
+
+    @property
     def template(self) -> Template | None:
         return read_template(self.model_path) if isinstance(self.model, LumiModel) else None
 
@@ -87,16 +93,18 @@ class Measure:
     settings: dict[str, Any]
     inputs: Callable[[], tuple[Input, ...]]
     run: Callable[[], dict[str, Any]]
-    dtype: str = field(default="fp32")
+    model_sha256: str
+    dtype: str
 
     def key(self, subject: Subject) -> tuple[str, tuple[Input, ...]]:
         inputs = self.inputs()
         model = Input(path=subject.path, sha256=subject.sha256)
-        return manifest_key(f"evaluation {self.name}", {**self.settings, "dtype": self.dtype}, (model, *inputs)), inputs
+        decides = {**self.settings, "dtype": self.dtype, "version": _VERSION}
+        return manifest_key(f"evaluation {self.name}", decides, (model, *inputs)), inputs
 
     def make(self, key: str, inputs: tuple[Input, ...]) -> Part:
         started = time.monotonic()
-        part = Part(name=self.name, key=key, inputs=inputs, **self.run())
+        part = Part(name=self.name, key=key, model_sha256=self.model_sha256, inputs=inputs, **self.run())
         say(f"{self.name}: {time.monotonic() - started:,.1f} s")
         return part
 
@@ -108,7 +116,8 @@ def measures(bench: Bench) -> Iterator[Measure]:
     datasets = [_open(path, bench.model) for path in _data_dirs(config, bench.model_path)]
     for dataset in datasets:
         yield _held_out_measure(bench, dataset)
-    declared = load_evaluation_sets(config.evaluation_sets) if config.tasks else []
+    wanted = config.tasks or (config.text_modes and not config.text_files and config.evaluation_sets.is_dir())
+    declared = load_evaluation_sets(config.evaluation_sets) if wanted else []
     sets = {one.name: one for one in declared}
     for text in _texts(config, sets):
         for mode in config.text_modes:
@@ -156,11 +165,11 @@ def _held_out_measure(bench: Bench, dataset: ShardedTokenizedDataset) -> Measure
         }
 
     return Measure(
-        f"held-out-{dataset.name}",
+        f"held-out-{dataset.name}-{dataset.manifest_sha256[:8]}",
         settings,
         lambda: (artifact_input(dataset.path, bench.folder),),
         run,
-        config.dtype,
+        *bench.identity,
     )
 
 
@@ -206,12 +215,14 @@ def _texts(config: EvaluateConfig, sets: dict[str, EvaluationSet]) -> Iterator[_
     for path in config.text_files:
         joint = "\n\n" if ".jsonl" in path.suffixes else ""
         yield _Text(path.name, read_documents(path), joint, (path,), sha256_file(path))
-    if config.text_files or WIKITEXT not in sets:
+    if config.text_files or not config.text_modes or WIKITEXT not in sets:
         return
     if (found := local_rows(sets[WIKITEXT], config.data_dir)) is not None:
         pages = [str(row["page"]) for row in found.rows]
         sha256 = sha256_bytes("".join(pages).encode())
         yield _Text(sets[WIKITEXT].title, pages, "", found.files, sha256)
+    else:
+        say(f"left out, because not in {config.data_dir}: {sets[WIKITEXT].title}")
 
 
 def _text_measure(bench: Bench, text: _Text, mode: TextMode, window: int, stride: int) -> Measure:
@@ -234,9 +245,9 @@ def _text_measure(bench: Bench, text: _Text, mode: TextMode, window: int, stride
         else:
             score, blocks = score_documents(bench.model, text.documents, **common)  # type: ignore[arg-type]
             number = f"{len(text.documents):,} documents" if len(text.documents) > 1 else "one document"
-            whole = f"the first {len(blocks.nats):,} of {number}" if config.max_tokens is not None else number
+            whole = number if blocks.pieces == len(text.documents) else f"the first {blocks.pieces:,} of {number}"
             protocol = _DOCUMENTS.format(whole=whole, window=window)
-            pairing = f"{text.sha256}, documents"
+            pairing = f"{text.sha256}, documents, {window}"
         measured = Measurement.of(
             f"{text.name} ({mode})",
             score,
@@ -251,7 +262,7 @@ def _text_measure(bench: Bench, text: _Text, mode: TextMode, window: int, stride
     settings = {"window": window, "stride": stride if mode == "stream" else window, "max_tokens": config.max_tokens}
     inputs = tuple(file_input(path, bench.folder) for path in text.files)
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", text.name).strip("-")
-    return Measure(f"text-{slug}-{mode}", settings, lambda: inputs, run, config.dtype)
+    return Measure(f"text-{slug}-{text.sha256[:8]}-{mode}", settings, lambda: inputs, run, *bench.identity)
 
 
 def _task_measure(bench: Bench, harness: LumiHarness, name: TaskName) -> Measure:
@@ -260,7 +271,7 @@ def _task_measure(bench: Bench, harness: LumiHarness, name: TaskName) -> Measure
         return {"task": result, "outcomes": outcomes}
 
     settings = {"max_rows": bench.config.max_rows, "lm_eval": harness.version}
-    return Measure(f"task-{name}", settings, lambda: harness.load(name).inputs(bench.folder), run, bench.config.dtype)
+    return Measure(f"task-{name}", settings, lambda: harness.load(name).inputs(bench.folder), run, *bench.identity)
 
 
 def _generation_measures(bench: Bench, prompts: SmokePrompts) -> Iterator[Measure]:
@@ -273,7 +284,7 @@ def _generation_measures(bench: Bench, prompts: SmokePrompts) -> Iterator[Measur
         settings,
         lambda: (file_input(path, bench.folder),),
         lambda: {"generation": write_samples(bench.model, template, prompts, bench.generation)},
-        config.dtype,
+        *bench.identity,
     )
     earlier = earlier_models(bench.model_path)
     if config.stages and template is not None and earlier:
@@ -286,7 +297,7 @@ def _generation_measures(bench: Bench, prompts: SmokePrompts) -> Iterator[Measur
                     bench.model_path, template, prompts.answer, bench.generation, bench.model.device, bench.dtype
                 )
             },
-            config.dtype,
+            *bench.identity,
         )
 
 

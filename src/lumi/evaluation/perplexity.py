@@ -66,6 +66,7 @@ class Blocks:
 
     nats: NDArray[np.float64]
     bytes: NDArray[np.float64]
+    pieces: int  # that it is made of, of which some may be joined
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def read_documents(path: Path) -> list[str]:
         raise DataError(f"text file {path} does not exist", "check --text_files")
     try:
         with open_any(path) as file:
-            text = file.read().decode("utf8").replace("\r\n", "\n")
+            text = file.read().decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8: {error.reason} at byte {error.start:,}", "convert it to UTF-8") from None
     except UNREADABLE as error:
@@ -150,7 +151,7 @@ def read_documents(path: Path) -> list[str]:
 
 
 def _json_texts(path: Path, text: str) -> Iterator[str]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # only that ends a row of JSON
         if not line.strip():
             continue
         try:
@@ -298,17 +299,18 @@ def score_documents(
     sizes = np.array([len(text.encode()) for text in texts], dtype=np.float64)
     words = sum(len(text.split()) for text in texts)
     score = Score(float(nats.sum()), int(rows.scored.sum()), words, int(sizes.sum()))
-    return score, _merged(Blocks(nats, sizes))
+    return score, _merged(Blocks(nats, sizes, len(sizes)))
 
 
 def _by_runs(nats: NDArray[np.float64], tokens: NDArray[np.integer], text_bytes: int) -> Blocks:
     """Make blocks of rows; the bytes of a row are reckoned from its tokens, as tokens are of about one length."""
     share = text_bytes / max(int(tokens.sum()), 1)
-    return _merged(Blocks(nats, tokens.astype(np.float64) * share))
+    return _merged(Blocks(nats, tokens.astype(np.float64) * share, len(nats)))
 
 
 def _merged(blocks: Blocks) -> Blocks:
     """Join neighbours, so that there are not too many."""
     every = -(-len(blocks.nats) // _MOST_BLOCKS)
     starts = np.arange(0, len(blocks.nats), every)
-    return Blocks(np.add.reduceat(blocks.nats, starts), np.add.reduceat(blocks.bytes, starts))
+    nats, sizes = (np.add.reduceat(values, starts) for values in (blocks.nats, blocks.bytes))
+    return Blocks(nats, sizes, blocks.pieces)

@@ -7,6 +7,7 @@ A part is written as soon as it is measured and found again by its key, so an ev
 with the first part that is missing. Outcomes are what a paired comparison of two models needs.
 """
 
+import math
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -204,6 +205,8 @@ class Part(Config):
     name: str
     key: str
     """Hash of model, settings and inputs."""
+    model_sha256: str
+    """Which model this is of: another one of the same name may have been measured into the same folder."""
     inputs: tuple[Input, ...] = ()
     held_out: Measurement | None = None
     compression: tuple[Compression, ...] = ()
@@ -212,6 +215,12 @@ class Part(Config):
     generation: GenerationResult | None = None
     stages: StagesResult | None = None
     outcomes: Outcomes | None = Field(default=None)
+
+    @property
+    def title(self) -> str:
+        """What a reader knows it by: of two with the same, the later one counts."""
+        measured = self.held_out or self.text
+        return f"{'rows' if self.held_out else 'text'} {measured.name}" if measured else self.name
 
 
 def read_parts(folder: Path) -> dict[str, Part]:
@@ -310,9 +319,11 @@ def verdict(task: TaskResult) -> str:
     found = task.accuracy
     bar = max(task.chance, task.majority or 0.0)
     name = "chance" if bar == task.chance else "the most frequent answer"
-    if found.value > bar + 2 * found.standard_error:
+    # few rows that are all right or all wrong have no deviation of their own: what luck alone would give is asked too
+    error = max(found.standard_error, math.sqrt(bar * (1 - bar) / task.rows))
+    if found.value > bar + 2 * error:
         return f"better than {name}"
-    if found.value < bar - 2 * found.standard_error:
+    if found.value < bar - 2 * error:
         return f"worse than {name}"
     return f"not told from {name}"
 

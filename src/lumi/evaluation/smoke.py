@@ -13,7 +13,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from lumi.artifacts import MANIFEST
+from lumi.artifacts import MANIFEST, read_manifest
 from lumi.config import Config, read_json_object
 from lumi.conversation import Message, Template, render
 from lumi.corpus.language import languages_of
@@ -22,7 +22,8 @@ from lumi.evaluation.language_model import LanguageModel, LumiModel
 from lumi.evaluation.results import GenerationResult, Sample, StageAnswers, StagesResult
 from lumi.inference import Completion, GenerationConfig
 from lumi.model import load_model
-from lumi.progress import progress
+from lumi.model.pretrained import CHECKPOINT, WEIGHTS
+from lumi.progress import progress, say
 from lumi.tokenizer import Tokenizer
 
 _SHORTEST_TO_TELL = 40  # characters: the language of less is a guess
@@ -97,11 +98,13 @@ def _complete(
     if template is not None:
         assert isinstance(model, LumiModel), "only ours have a template of ours"
         settings = settings.model_copy(update={"stop_ids": template.stop_ids})
-        asked: list[str | Sequence[int]] = [
+        asked = [
             render([Message("user", prompt)], template, model.tokenizer, asks=True).ids.tolist() for prompt in prompts
         ]
     else:
-        asked = list(prompts)
+        asked = [[*model.begin, *model.encode(prompt)] or [model.prefix] for prompt in prompts]
+    room = max(1, model.context - settings.max_new_tokens)
+    asked = [ids if len(ids) < model.context else ids[-room:] for ids in asked]  # its beginning is cut off
     completions = []
     with progress(label, total=len(asked), unit="texts") as bar:
         for first in range(0, len(asked), settings.batch_size):
@@ -137,10 +140,20 @@ def earlier_models(checkpoint: Path) -> list[Path]:
     at = checkpoint
     while (run := at / "run.json").is_file() and (base := read_json_object(run).get("base")):
         at = Path(base["path"])
-        if not (at / MANIFEST).is_file() or at in found:
+        if _weights_sha256(at) != base["weights_sha256"]:
+            say(f"the model that this one came from is not in {at} any more: it is left out, and those before it")
+            break
+        if at in found:
             break
         found.append(at)
     return found[::-1]
+
+
+def _weights_sha256(checkpoint: Path) -> str | None:
+    if not (checkpoint / MANIFEST).is_file():
+        return None
+    manifest = read_manifest(checkpoint, CHECKPOINT, "train it again")
+    return next((out.sha256 for out in manifest.outputs if out.file == WEIGHTS), None)
 
 
 def ask_stages(

@@ -15,6 +15,7 @@ from lumi.evaluation import EvaluateConfig, evaluate
 from lumi.evaluation.evaluate import results_name
 from lumi.evaluation.harness import TASKS, LumiHarness, answer, make_adapter, run_task
 from lumi.evaluation.language_model import load_language_model
+from lumi.evaluation.likelihood import Likelihood
 from lumi.evaluation.results import Evaluation, read_parts
 from lumi.tokenizer import EOS_ID
 
@@ -41,6 +42,10 @@ ROWS = {
         for n in range(12)
     ],
     "lambada/test.jsonl": [{"text": text(n, 6 + n)} for n in range(12)],
+    "hellaswag/validation.jsonl": [
+        {"activity_label": "Mill", "ctx_a": text(n, 4), "ctx_b": "he", "endings": ["old", text(n, 6)], "label": "0"}
+        for n in range(6)
+    ],
 }  # fmt: skip
 AT_HAND = ("boolq", "piqa", "winogrande", "lambada")
 
@@ -116,6 +121,7 @@ def test_baselines_and_counts(harness, model):
     assert (boolq.chance, boolq.majority) == (0.5, pytest.approx(8 / 12))
     assert (boolq.rows, boolq.rows_of_the_whole_set) == (12, 3270)
     assert sum(outcomes.values) / sum(outcomes.weights) == boolq.accuracy.value
+    assert boolq.truncated == 12  # one prompt a row, whatever the number of answers
     part, _ = run_task(model, harness.load("boolq"), max_rows=5)
     assert part.rows == 5
     assert "its first 5 rows" in part.protocol
@@ -126,6 +132,38 @@ def test_baselines_and_counts(harness, model):
     assert (winogrande.chance, winogrande.majority) == (0.5, 0.5)  # one and two take turns
     piqa, _ = run_task(model, harness.load("piqa"), max_rows=3)
     assert piqa.majority == pytest.approx(2 / 3)
+
+
+def test_the_long_answer_is_the_likelier_one_per_character(harness, model, monkeypatch):
+    """What the metrics are made of: likelihoods of our engine, and which of them a figure and its outcomes take."""
+    monkeypatch.setattr(
+        "lumi.evaluation.harness.score_continuations",
+        lambda model, requests, label: [Likelihood(-2.0 - 0.05 * len(one.continuation), False) for one in requests],
+    )
+    hellaswag, outcomes = run_task(model, harness.load("hellaswag"), max_rows=None)
+    assert (hellaswag.accuracies["acc"].value, hellaswag.accuracies["acc_norm"].value) == (1.0, 0.0)
+    assert hellaswag.accuracy == hellaswag.accuracies["acc_norm"]
+    assert set(outcomes.values) == {0.0}
+
+
+def test_rows_are_paired_by_all_that_was_asked(harness, model, data_dir):
+    one, other = (run_task(model, harness.load(name), max_rows=4)[1] for name in ("boolq", "piqa"))
+    assert one.pairing != other.pairing
+    path = data_dir / "boolq/dev.jsonl"
+    rows = path.read_text().splitlines()
+    try:
+        path.write_text("\n".join([*rows[:3], json.dumps({**json.loads(rows[3]), "question": "another"})]) + "\n")
+        fresh = LumiHarness(harness._sets, data_dir)
+        assert run_task(model, fresh.load("boolq"), max_rows=4)[1].pairing != one.pairing
+    finally:
+        path.write_text("\n".join(rows) + "\n")
+
+
+def test_columns_of_several_types_are_named(harness, data_dir, tmp_path):
+    (tmp_path / "lambada").mkdir()
+    (tmp_path / "lambada/test.jsonl").write_text('{"text": "a b", "note": 1}\n{"text": "a b", "note": [1]}\n')
+    with pytest.raises(DataError, match="do not go together"):
+        LumiHarness(harness._sets, tmp_path).load("lambada")
 
 
 def test_every_task_is_declared():

@@ -1,9 +1,11 @@
 """A model that Lumi did not make is measured by the same command, run by transformers."""
 
 import json
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tests.conftest import REPOSITORY
 from tokenizers import Tokenizer as Tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -98,6 +100,29 @@ def test_a_prompt_without_room_is_named(gpt2):
     model = load_language_model(gpt2, device=torch.device("cpu"), dtype=torch.float32)
     with pytest.raises(DataError, match="prompt 2 has 64 tokens, the model's context is 64"):
         model.complete([[5], [5] * 64], GenerationConfig(max_new_tokens=4))
+
+
+def test_weights_that_are_missing_are_no_model(gpt2, tmp_path):
+    folder = tmp_path / "cut"
+    shutil.copytree(gpt2, folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file({k: v for k, v in weights.items() if "ln_f" not in k}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(DataError, match="lacks weights, which would be drawn anew: transformer"):
+        load_language_model(folder, device=torch.device("cpu"), dtype=torch.float32)
+    (folder / "model.safetensors").write_bytes((gpt2 / "model.safetensors").read_bytes()[:5000])
+    with pytest.raises(DataError, match="cannot be loaded"):
+        load_language_model(folder, device=torch.device("cpu"), dtype=torch.float32)
+
+
+def test_another_tokenizer_in_its_folder_is_another_model(config, gpt2, tmp_path):
+    folder = tmp_path / "gpt2"
+    shutil.copytree(gpt2, folder)
+    config = config.model_copy(update={"model_path": folder, "tasks": (), "prompts": None})
+    first = evaluate(config)
+    words = json.loads((folder / "tokenizer.json").read_text())
+    words["model"]["merges"] = words["model"]["merges"][:5]
+    (folder / "tokenizer.json").write_text(json.dumps(words))
+    assert evaluate(config).text[0].tokens > first.text[0].tokens
 
 
 def test_packed_data_of_ours_do_not_fit_it(config, made):

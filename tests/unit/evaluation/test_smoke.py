@@ -79,6 +79,9 @@ def test_a_base_that_is_gone_ends_the_chain(tuned, tmp_path):
     run["base"]["path"] = str(tmp_path / "gone")
     (alone / "run.json").write_text(json.dumps(run))
     assert earlier_models(alone) == []
+    run["base"] = {"path": str(tuned), "weights_sha256": "of another"}  # there, and another model
+    (alone / "run.json").write_text(json.dumps(run))
+    assert earlier_models(alone) == []
     (alone / "run.json").unlink()
     assert earlier_models(alone) == []
 
@@ -94,7 +97,7 @@ def test_evaluate_asks_them(tuned, tmp_path):
     found = evaluate(config)
     assert found.generation.form == "answer"
     assert len(found.stages.stages) == 2
-    without = evaluate(config.model_copy(update={"stages": False}))
+    without = evaluate(config.model_copy(update={"stages": False, "output_dir": tmp_path / "other"}))
     assert without.stages is None
 
 
