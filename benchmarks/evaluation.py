@@ -61,7 +61,8 @@ def compare_task(name: Any, arguments: argparse.Namespace, model: Any, theirs: A
     for who, lm in (("ours", make_adapter(model)), ("hf", theirs)):
         task = LumiHarness(sets, arguments.data_dir).load(name).task  # each its own, as it keeps the responses
         timed = Timed(lm)
-        rows = answer(task, timed, arguments.max_rows)
+        share = arguments.share
+        rows = answer(task, timed, arguments.max_rows if share is None else max(1, int(share * len(task.eval_docs))))
         found[who] = ([row.metrics for row in rows], timed.seconds)
     metric = TASKS[name].metric
     ours, hf = ([float(row[metric]) for row in found[who][0]] for who in ("ours", "hf"))
@@ -120,6 +121,7 @@ def main() -> None:
     parser.add_argument("--evaluation_sets", type=Path, default=Path("config/evaluation"))
     parser.add_argument("--tasks", nargs="*", default=list(ALL_TASKS))
     parser.add_argument("--max_rows", type=int, default=None)
+    parser.add_argument("--share", type=float, default=None, help="of each task's rows, the first ones")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--peer_batch_size", type=int, default=16, help="of the hf model")
     parser.add_argument("--output", type=Path, default=None, help="JSON")
