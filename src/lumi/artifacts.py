@@ -68,6 +68,10 @@ class Manifest(Config):
         """Return the outputs whose name has this prefix and suffix, in order."""
         return [out for out in self.outputs if out.file.startswith(prefix) and out.file.endswith(suffix)]
 
+    def sha256_of(self, file: str) -> str | None:
+        """Return the sha256 that is named for a file; None where the artifact has no such file."""
+        return next((out.sha256 for out in self.outputs if out.file == file), None)
+
 
 def canonical_json(value: Any) -> bytes:
     """Return the one byte string of a JSON value: sorted keys, no spaces, UTF-8."""

@@ -17,7 +17,7 @@ from lumi.assessment.targets import Judgement, Targets, judge, judgements_table
 from lumi.config import Config
 from lumi.evaluation.results import Evaluation, Subject
 from lumi.evaluation.results_folder import RESULTS_DIR, newest_results_folder, read_results_folder
-from lumi.evaluation.tables import Table, markdown_table, print_tables
+from lumi.evaluation.tables import Table, markdown_sections, print_tables
 from lumi.progress import say
 
 ASSESSMENT = "assessment.json"
@@ -113,9 +113,7 @@ def to_markdown(assessment: Assessment, beside: Table) -> str:
         f"Model: `{model.path}` (sha256 `{model.sha256}`), {model.parameters:,} parameters. {_outcome(assessment)}",
         *(line for note in assessment.notes for line in ("", note)),
     ]
-    for table in [*_target_tables(assessment), *([beside] if assessment.references else [])]:
-        lines += ["", f"## {table.title}", "", *markdown_table(table.header, table.rows)]
-        lines += ["", *(f"- {note}" for note in table.notes)]
+    lines += markdown_sections([*_target_tables(assessment), *([beside] if assessment.references else [])])
     if assessment.suggestions:
         lines += ["", "## What to try next"]
     for number, one in enumerate(assessment.suggestions, 1):

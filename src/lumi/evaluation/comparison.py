@@ -4,7 +4,7 @@ from typing import Literal
 
 from lumi.config import Config
 from lumi.evaluation.results import Subject
-from lumi.evaluation.tables import Table, markdown_table
+from lumi.evaluation.tables import Table, markdown_sections
 
 SAME_MODEL = "the same model"
 
@@ -101,9 +101,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
 def to_markdown(comparison: Comparison) -> str:
     """Return the comparison as one page of text."""
     lines = [f"# Comparison: {', '.join(model.subject.name for model in comparison.models)}"]
-    for table in comparison_tables(comparison):
-        lines += ["", f"## {table.title}", "", *markdown_table(table.header, table.rows)]
-        lines += ["", *(f"- {note}" for note in table.notes)] if table.notes else []
+    lines += markdown_sections(comparison_tables(comparison))
     return "\n".join(lines) + "\n"
 
 

@@ -58,6 +58,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     if not planned:
         raise ConfigError("nothing to measure", "name packed data (--data_dirs), text (--text_files) or --tasks")
     parts = {name: part for name, part in read_parts(folder).items() if part.model_sha256 == subject.sha256}
+    names = [measure.name for measure in planned]
     missing: list[Missing] = []
     measured = 0
     for measure in planned:
@@ -74,12 +75,11 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             measured += 1
             same = [name for name, one in parts.items() if one.title == part.title]
             parts = {name: one for name, one in parts.items() if name not in same} | {part.name: part}
-        evaluation = _assembled(config, subject, _in_order(parts, [one.name for one in planned]), missing)
-        if measured:
-            write_results(folder, evaluation)
+            write_results(folder, _assembled(config, subject, _in_order(parts, names), missing))
             write_run_info(folder)
     if not measured and not missing:
         say(f"up to date: {folder / RESULTS}")
+    evaluation = _assembled(config, subject, _in_order(parts, names), missing)
     write_results(folder, evaluation)
     if isinstance(model, LumiModel) and config.max_rows is None and config.max_tokens is None:
         _write_card(model_path, evaluation)

@@ -19,11 +19,11 @@ from lumi.artifacts import MANIFEST, canonical_json, sha256_bytes
 from lumi.errors import DataError
 from lumi.inference import Completion, GenerationConfig, generate
 from lumi.model import IGNORE, Llama, count_parameters, load_model, next_token_losses
+from lumi.model.loss import chunk_positions
 from lumi.progress import say
 from lumi.tokenizer import BOS_ID, Tokenizer
 
 _LONGEST_CONTEXT = 1 << 17  # tokens: a tokenizer that knows no limit says 10 ** 30
-_CHUNK_LOGITS = {"cpu": 2**22, "cuda": 2**28}  # logits that exist at once
 
 
 class LanguageModel(Protocol):
@@ -115,7 +115,7 @@ class LumiModel:
     ) -> tuple[Tensor, Tensor]:
         hidden_BTD = self.model.hidden(tokens_BT, positions_BT=positions_BT, mask=mask)
         hidden_ND = hidden_BTD[places_N]
-        step = max(1, _CHUNK_LOGITS[self.device.type] // self.model.config.vocab_size)
+        step = chunk_positions(self.device.type, self.model.config.vocab_size)
         found = [
             log_probs(self.model.lm_head(hidden), targets)
             for hidden, targets in zip(torch.split(hidden_ND, step), torch.split(targets_N, step), strict=True)

@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,11 @@ class Bench:
     def template(self) -> Template | None:
         return read_template(self.model_path) if isinstance(self.model, LumiModel) else None
 
+    @cached_property
+    def earlier(self) -> list[Path]:
+        """The models that this one came from, the earliest first."""
+        return earlier_models(self.model_path)
+
     @property
     def generation(self) -> GenerationConfig:
         config = self.config
@@ -113,7 +119,7 @@ def measures(bench: Bench) -> Iterator[Measure]:
     """Yield what is to be measured. What the user named and is not there, or does not fit, is an error at once."""
     config = bench.config
     window, stride = _window(config, bench.model.context)
-    datasets = [_open(path, bench.model) for path in _data_dirs(config, bench.model_path)]
+    datasets = [_open(path, bench.model) for path in _data_dirs(bench)]
     for dataset in datasets:
         yield _held_out_measure(bench, dataset)
     wanted = config.tasks or (config.text_modes and not config.text_files and config.evaluation_sets.is_dir())
@@ -286,7 +292,7 @@ def _generation_measures(bench: Bench, prompts: SmokePrompts) -> Iterator[Measur
         lambda: {"generation": write_samples(bench.model, template, prompts, bench.generation)},
         *bench.identity,
     )
-    earlier = earlier_models(bench.model_path)
+    earlier = bench.earlier
     if config.stages and template is not None and earlier:
         yield Measure(
             "stages",
@@ -294,7 +300,12 @@ def _generation_measures(bench: Bench, prompts: SmokePrompts) -> Iterator[Measur
             lambda: (file_input(path, bench.folder), *(artifact_input(one, bench.folder) for one in earlier)),
             lambda: {
                 "stages": ask_stages(
-                    bench.model_path, template, prompts.answer, bench.generation, bench.model.device, bench.dtype
+                    [*earlier, bench.model_path],
+                    template,
+                    prompts.answer,
+                    bench.generation,
+                    bench.model.device,
+                    bench.dtype,
                 )
             },
             *bench.identity,
@@ -324,10 +335,11 @@ def _window(config: EvaluateConfig, context: int) -> tuple[int, int]:
     return window, stride
 
 
-def _data_dirs(config: EvaluateConfig, model_path: Path) -> tuple[Path, ...]:
+def _data_dirs(bench: Bench) -> tuple[Path, ...]:
+    config = bench.config
     if config.data_dirs or config.text_files:
         return config.data_dirs
-    for path in (model_path, *reversed(earlier_models(model_path))):
+    for path in (bench.model_path, *reversed(bench.earlier)):
         run = path / "run.json"
         named = [Path(data["path"]) for data in read_json_object(run).get("data", [])] if run.is_file() else []
         there = tuple(data for data in named if (data / MANIFEST).is_file())

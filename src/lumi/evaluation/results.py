@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 from lumi.artifacts import Input, write_atomically
 from lumi.config import Config
 from lumi.evaluation.perplexity import Score
-from lumi.evaluation.tables import Table, markdown_table, print_tables
+from lumi.evaluation.tables import Table, markdown_sections, print_tables
 
 RESULTS = "results.json"
 RESULTS_TEXT = "results.md"
@@ -341,9 +341,7 @@ def to_markdown(evaluation: Evaluation) -> str:
         f"Model: `{model.path}` (sha256 `{model.sha256}`), {model.parameters:,} parameters, context {model.context:,}"
         f" tokens, tokenizer sha256 `{model.tokenizer_sha256}`.",
     ]
-    for table in tables_of(evaluation):
-        lines += ["", f"## {table.title}", "", *markdown_table(table.header, table.rows)]
-        lines += ["", *(f"- {note}" for note in table.notes)] if table.notes else []
+    lines += markdown_sections(tables_of(evaluation))
     if evaluation.missing:
         lines += ["", "## Not measured", "", *(f"- {missing.name}: {missing.why}" for missing in evaluation.missing)]
     return "\n".join(lines) + "\n"

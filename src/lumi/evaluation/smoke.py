@@ -152,21 +152,19 @@ def earlier_models(checkpoint: Path) -> list[Path]:
 def _weights_sha256(checkpoint: Path) -> str | None:
     if not (checkpoint / MANIFEST).is_file():
         return None
-    manifest = read_manifest(checkpoint, CHECKPOINT, "train it again")
-    return next((out.sha256 for out in manifest.outputs if out.file == WEIGHTS), None)
+    return read_manifest(checkpoint, CHECKPOINT, "train it again").sha256_of(WEIGHTS)
 
 
 def ask_stages(
-    checkpoint: Path,
+    paths: Sequence[Path],
     template: Template,
     prompts: Mapping[str, Sequence[str]],
     settings: GenerationConfig,
     device: torch.device,
     dtype: torch.dtype,
 ) -> StagesResult:
-    """Ask a model and those that it came from the same questions, in the last one's template."""
+    """Ask a model and those that it came from (the earliest first) the same questions, in the last one's template."""
     questions = [prompt for group in prompts.values() for prompt in group]
-    paths = [*earlier_models(checkpoint), checkpoint]
     answers, figures, names = [], [], []
     for path in paths:
         model = LumiModel(load_model(path, device=device, dtype=dtype), Tokenizer.load(path))

@@ -43,5 +43,14 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list
     return [_line(header), _line(rule), *(_line(row) for row in rows)]
 
 
+def markdown_sections(tables: Iterable[Table]) -> list[str]:
+    """Return the lines of tables below their titles, each with its notes."""
+    lines: list[str] = []
+    for table in tables:
+        lines += ["", f"## {table.title}", "", *markdown_table(table.header, table.rows)]
+        lines += ["", *(f"- {note}" for note in table.notes)] if table.notes else []
+    return lines
+
+
 def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"

@@ -42,7 +42,7 @@ class Base:
             IntegrityError: it is not complete.
         """
         manifest = read_manifest(checkpoint, CHECKPOINT, "check --model_path, or train it first")
-        weights = next((out.sha256 for out in manifest.outputs if out.file == WEIGHTS), None)
+        weights = manifest.sha256_of(WEIGHTS)
         if weights is None:
             raise IntegrityError(
                 f"{checkpoint} holds an adapter, not a whole model",

@@ -90,8 +90,7 @@ def _trace_ingredients(run: Mapping[str, Any], depth: int, seen: set[Path]) -> I
         yield Ancestor(path, _GONE, None, expected, depth, None)
         return
     manifest = read_manifest(path, CHECKPOINT, "train it again")
-    weights = next((out.sha256 for out in manifest.outputs if out.file == WEIGHTS), None)
-    yield Ancestor(path, "model to begin with", weights, expected, depth, manifest)
+    yield Ancestor(path, "model to begin with", manifest.sha256_of(WEIGHTS), expected, depth, manifest)
     yield from _trace_ingredients(read_run(path), depth + 1, seen)
 
 

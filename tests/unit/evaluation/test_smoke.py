@@ -61,7 +61,9 @@ def test_a_tuned_model_answers_in_its_template(tuned):
 
 def test_each_stage_is_asked_the_same(base, tuned):
     assert earlier_models(tuned) == [base]
-    found = ask_stages(tuned, read_template(tuned), PROMPTS.answer, SETTINGS, torch.device("cpu"), torch.float32)
+    found = ask_stages(
+        [base, tuned], read_template(tuned), PROMPTS.answer, SETTINGS, torch.device("cpu"), torch.float32
+    )
     assert [stage.endswith("final") for stage in found.stages] == [True, True]
     assert [one.prompt for one in found.answers] == ["Where is the fox?", "Where is the dog?", "Why?"]
     assert all(len(one.answers) == 2 for one in found.answers)
