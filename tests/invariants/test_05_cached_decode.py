@@ -1,9 +1,10 @@
-"""Invariant 5: decoding with a cache gives the logits of the full forward, padding and grouped heads included."""
+"""Invariant 5: decoding with a cache gives the logits of the full forward, whatever stands in the other slots."""
 
 import pytest
 import torch
 
-from lumi.inference import StaticCache
+from lumi.inference.cache import SlotCache
+from lumi.inference.decoder import Decoder, DecoderWeights, Span
 from lumi.model import ModelConfig, create_model
 
 SHAPES = {
@@ -24,46 +25,59 @@ def model(request):
     return model
 
 
+def decoder_of(model, slots, capacity=40):
+    weights = DecoderWeights.of(model)
+    cache = SlotCache(model.config, slots, capacity, dtype=torch.float32, device=torch.device("cpu"))
+    cache.keys.fill_(float("nan"))  # what nobody has written must not count
+    cache.values.fill_(float("nan"))
+    return Decoder(weights, cache)
+
+
 @pytest.mark.parametrize("chunks", [[1] * 30, [30], [12, 1, 1, 9, 7]])
 @torch.inference_mode()
 def test_in_pieces_equals_at_once(model, chunks):
-    tokens = torch.randint(6, 97, (3, 30), generator=torch.Generator().manual_seed(1))
-    cache = StaticCache(model.config, 30, torch.zeros(3, dtype=torch.int64), dtype=torch.float32)
+    tokens = torch.randint(6, 97, (30,), generator=torch.Generator().manual_seed(1))
+    decoder = decoder_of(model, slots=2)
     pieces, start = [], 0
     for size in chunks:
-        positions = torch.arange(start, start + size).expand(3, -1)
-        pieces.append(model(tokens[:, start : start + size], positions_BT=positions, cache=cache))
+        pieces.append(decoder.logits(tokens[start : start + size], [Span(1, start, size)]))
         start += size
-    torch.testing.assert_close(torch.cat(pieces, dim=1), model(tokens), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.cat(pieces), model(tokens.unsqueeze(0))[0], rtol=1e-4, atol=1e-5)
 
 
 @torch.inference_mode()
-def test_left_padding_changes_nothing(model):
-    """Rows of different length, prefilled together and then decoded, give what each gives alone."""
+def test_company_changes_nothing(model):
+    """Rows of different length, filled in and decoded together, give what each gives alone."""
     draw = torch.Generator().manual_seed(2)
     rows = [torch.randint(6, 97, (n,), generator=draw) for n in (20, 11, 3)]
-    prompt, total = 8, 20
-    lengths = [min(prompt, len(row)) for row in rows]
-    padding = torch.tensor([prompt - n for n in lengths])
-    tokens = torch.full((3, total), 3)
-    for index, row in enumerate(rows):
-        tokens[index, padding[index] : padding[index] + len(row)] = row[: total - padding[index]]
-    positions = (torch.arange(total) - padding.unsqueeze(1)).clamp(min=0)
-    cache = StaticCache(model.config, total, padding, dtype=torch.float32)
-    logits = [model(tokens[:, :prompt], positions_BT=positions[:, :prompt], cache=cache)]
-    for column in range(prompt, total):
-        now = slice(column, column + 1)
-        logits.append(model(tokens[:, now], positions_BT=positions[:, now], cache=cache))
-    together = torch.cat(logits, dim=1)
-    assert together.isfinite().all()
-    for index, row in enumerate(rows):
-        alone = model(row.unsqueeze(0))[0]
-        begin = int(padding[index])
-        seen = min(len(row), total - begin)
-        torch.testing.assert_close(together[index, begin : begin + seen], alone[:seen], rtol=1e-4, atol=1e-5)
+    prompts = [8, 11, 1]
+    decoder = decoder_of(model, slots=4)
+    spans = [Span(3 - row, 0, count) for row, count in enumerate(prompts)]
+    filled = torch.cat([tokens[:count] for tokens, count in zip(rows, prompts, strict=True)])
+    together = list(decoder.logits(filled, spans).split(prompts))
+    for step in range(12):
+        now = [row for row, tokens in enumerate(rows) if prompts[row] + step < len(tokens)]
+        spans = [Span(3 - row, prompts[row] + step, 1) for row in now]
+        logits = decoder.logits(torch.stack([rows[row][prompts[row] + step] for row in now]), spans)
+        for place, row in enumerate(now):
+            together[row] = torch.cat([together[row], logits[place : place + 1]])
+    for tokens, logits in zip(rows, together, strict=True):
+        torch.testing.assert_close(logits, model(tokens.unsqueeze(0))[0], rtol=1e-4, atol=1e-5)
 
 
-def test_a_full_cache_refuses_more(model):
-    cache = StaticCache(model.config, 4, torch.zeros(1, dtype=torch.int64), dtype=torch.float32)
+@torch.inference_mode()
+def test_filled_and_copied_slots_hold_the_same(model):
+    """`fill` leaves in every layer what `logits` leaves, and a copied beginning goes on like the original."""
+    tokens = torch.randint(6, 97, (20,), generator=torch.Generator().manual_seed(3))
+    decoder = decoder_of(model, slots=3)
+    decoder.fill(tokens[:5], [Span(0, 0, 5)])
+    decoder.fill(tokens[5:19], [Span(0, 5, 14)])
+    decoder.cache.copy(0, 2, 12)
+    wanted = model(tokens.unsqueeze(0))[0]
+    torch.testing.assert_close(decoder.logits(tokens[19:], [Span(0, 19, 1)]), wanted[19:], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(decoder.logits(tokens[12:], [Span(2, 12, 8)]), wanted[12:], rtol=1e-4, atol=1e-5)
+
+
+def test_a_full_slot_refuses_more(model):
     with pytest.raises(AssertionError, match="full"):
-        model(torch.full((1, 5), 7), cache=cache)
+        decoder_of(model, slots=1, capacity=20).logits(torch.full((21,), 7), [Span(0, 0, 21)])

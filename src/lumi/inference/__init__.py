@@ -1,12 +1,13 @@
-"""Inference: key/value cache, sampling, batched generation, incremental detokenisation."""
+"""Inference: the engine with its cache of slots, sampling, incremental detokenisation, generation, chat."""
 
-from lumi.inference.cache import StaticCache
 from lumi.inference.command import GenerateConfig, run_generate
 from lumi.inference.detokenizer import IncrementalDetokenizer
-from lumi.inference.engine import Completion, Delta, GenerationConfig, generate, stream
-from lumi.inference.sampling import probabilities, sample
+from lumi.inference.engine import Engine
+from lumi.inference.generation import Completion, Delta, generate, stream
+from lumi.inference.request import FinishReason, Request, TokenLogprobs
+from lumi.inference.settings import GenerationConfig
 
 __all__ = [
-    "Completion", "Delta", "GenerateConfig", "GenerationConfig", "IncrementalDetokenizer",
-    "StaticCache", "generate", "probabilities", "run_generate", "sample", "stream",
+    "Completion", "Delta", "Engine", "FinishReason", "GenerateConfig", "GenerationConfig", "IncrementalDetokenizer",
+    "Request", "TokenLogprobs", "generate", "run_generate", "stream",
 ]  # fmt: skip

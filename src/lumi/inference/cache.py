@@ -1,10 +1,11 @@
-"""The key/value cache: what earlier positions of a batch left behind, in memory claimed once.
+"""The key/value cache: a place for each running request, claimed once and contiguous.
 
-    columns   0 . . . . . . length      capacity
-    row 0     - - a b c     | x ...             "-" is left padding: rows of different length end together,
-    row 1     d e f g h     | x ...             so all of them write their next token into the same column
+    slot 0    a b c d e | . . . . . .      length 5
+    slot 1    f g | . . . . . . . . .      length 2
 
-Shapes: B rows, K key/value heads, E head width, T new columns, S columns so far.
+A context has a thousand or two positions, so a slot holds a whole one: nothing is paged, and one index finds it.
+
+Shapes: L layers, S slots, K key/value heads, C positions of a slot, E head width, T new positions.
 """
 
 import torch
@@ -13,39 +14,40 @@ from torch import Tensor
 from lumi.model import ModelConfig
 
 
-class StaticCache:
-    """Keys and values of every layer, [B, K, capacity, E] each; implements `lumi.model.KeyValueCache`.
+class SlotCache:
+    """Keys and values, [L, S, K, C, E] each.
 
     Args:
         config: the model's shape.
-        capacity: columns, padding included.
-        padding_B: how many columns at the left of each row are padding.
+        num_slots: requests at once.
+        capacity: positions of a slot.
         dtype: the model's compute type.
+        device: where the model is.
     """
 
-    def __init__(self, config: ModelConfig, capacity: int, padding_B: Tensor, *, dtype: torch.dtype) -> None:
-        shape = (config.n_layer, padding_B.shape[0], config.num_kv_heads, capacity, config.head_dim)
-        self.padding_B = padding_B
-        self.capacity = capacity
-        self.length = 0
-        self.mask_B1TS: Tensor | None = None
-        self._keys = torch.zeros(shape, dtype=dtype, device=padding_B.device)
-        self._values = torch.zeros_like(self._keys)
-        self._start = 0
+    def __init__(
+        self, config: ModelConfig, num_slots: int, capacity: int, *, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        shape = (config.n_layer, num_slots, config.num_kv_heads, capacity, config.head_dim)
+        self.num_slots, self.capacity = num_slots, capacity
+        self.keys = torch.empty(shape, dtype=dtype, device=device)
+        self.values = torch.empty_like(self.keys)
 
-    def extend(self, layer: int, key_BKTE: Tensor, value_BKTE: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the new columns of a layer and return all columns so far; layers come in order, from 0."""
-        if layer == 0:
-            self._begin(key_BKTE.shape[2])
-        self._keys[layer][:, :, self._start : self.length] = key_BKTE
-        self._values[layer][:, :, self._start : self.length] = value_BKTE
-        return self._keys[layer][:, :, : self.length], self._values[layer][:, :, : self.length]
+    def extend(self, layer: int, slot: int, start: int, key_TKE: Tensor, value_TKE: Tensor) -> tuple[Tensor, Tensor]:
+        """Store new positions of a slot and return all up to their end, [1, K, start + T, E] each."""
+        end = start + len(key_TKE)
+        assert end <= self.capacity, "the slot is full"
+        keys, values = self.keys[layer, slot], self.values[layer, slot]
+        keys[:, start:end] = key_TKE.transpose(0, 1)
+        values[:, start:end] = value_TKE.transpose(0, 1)
+        return keys[None, :, :end], values[None, :, :end]
 
-    def _begin(self, num_columns: int) -> None:
-        assert self.length + num_columns <= self.capacity, "the cache is full"
-        self._start, self.length = self.length, self.length + num_columns
-        columns_S = torch.arange(self.length, device=self.padding_B.device)
-        query_T1 = columns_S[self._start :].unsqueeze(1)
-        real_B1S = columns_S >= self.padding_B.view(-1, 1, 1)
-        # a padding query sees itself: a row without any key would be a softmax over nothing
-        self.mask_B1TS = ((columns_S <= query_T1) & real_B1S | (columns_S == query_T1)).unsqueeze(1)
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy the first positions of a slot to another one."""
+        for kept in (self.keys, self.values):
+            kept[:, target, :, :length] = kept[:, source, :, :length]
+
+
+def slot_bytes(config: ModelConfig, capacity: int, dtype: torch.dtype) -> int:
+    """Return what one slot takes."""
+    return 2 * config.n_layer * config.num_kv_heads * capacity * config.head_dim * dtype.itemsize

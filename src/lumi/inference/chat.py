@@ -10,7 +10,8 @@ from pydantic import Field
 from lumi.config import Config
 from lumi.conversation import Message, Template, read_template, render
 from lumi.errors import ConfigError, DataError
-from lumi.inference.engine import GenerationConfig, stream
+from lumi.inference.generation import stream
+from lumi.inference.settings import GenerationConfig
 from lumi.model import DeviceName, DtypeName, Llama, choose_device, choose_dtype, load_model
 from lumi.progress import say
 from lumi.tokenizer import Tokenizer

@@ -5,7 +5,8 @@ from pathlib import Path
 from pydantic import Field
 
 from lumi.config import Config, read_json_object
-from lumi.inference.engine import GenerationConfig, generate, stream
+from lumi.inference.generation import generate, stream
+from lumi.inference.settings import GenerationConfig
 from lumi.model import DeviceName, DtypeName, choose_device, choose_dtype, load_model
 from lumi.tokenizer import Tokenizer, require_same_tokenizer
 

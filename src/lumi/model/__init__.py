@@ -8,7 +8,7 @@ from lumi.model.accounting import (
     training_flops_per_token,
     training_memory,
 )
-from lumi.model.attention import KeyValueCache, Mask, choose_attention, document_mask, mask_documents
+from lumi.model.attention import Mask, choose_attention, document_mask, mask_documents
 from lumi.model.config import ModelConfig
 from lumi.model.llama import Llama, create_model
 from lumi.model.loss import IGNORE, next_token_losses, summed_loss, token_log_probs
@@ -16,7 +16,7 @@ from lumi.model.placement import DeviceName, DtypeName, choose_device, choose_dt
 from lumi.model.pretrained import load_model, read_model_config
 
 __all__ = [
-    "IGNORE", "DeviceName", "DtypeName", "KeyValueCache", "Llama", "Mask", "Memory", "ModelConfig", "Parameters",
+    "IGNORE", "DeviceName", "DtypeName", "Llama", "Mask", "Memory", "ModelConfig", "Parameters",
     "choose_attention", "choose_device", "choose_dtype", "count_parameters", "create_model", "document_mask",
     "free_memory", "largest_micro_batch", "load_model", "mask_documents", "next_token_losses", "read_model_config",
     "release_memory", "summed_loss", "token_log_probs", "training_flops_per_token", "training_memory",

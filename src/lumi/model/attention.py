@@ -5,7 +5,7 @@ Shapes: B batch, T query positions, S key positions, H query heads, K key/value 
 
 import importlib.util
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,17 +27,6 @@ class Documents(NamedTuple):
 
 Mask = Tensor | Documents | None  # Tensor: bool [B, 1, T, S], True where a query may attend; None: causal
 Attend = Callable[[Tensor, Tensor, Tensor, Mask], Tensor]
-
-
-class KeyValueCache(Protocol):
-    """What a cached forward needs; the caches themselves live in `lumi.inference`."""
-
-    mask_B1TS: Tensor | None
-    """True where a query may attend; None means plain causal attention over the given keys."""
-
-    def extend(self, layer: int, key_BKTE: Tensor, value_BKTE: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the new keys and values of a layer and return all of them ([B, K, S, E] each)."""
-        ...
 
 
 def rotary_table(sequence_length: int, head_dim: int, theta: float) -> Tensor:

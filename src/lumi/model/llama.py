@@ -17,9 +17,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lumi.model.attention import Attend, KeyValueCache, Mask, choose_attention, rotary_table, rotate, sdpa_attention
+from lumi.model.attention import Attend, Mask, choose_attention, rotary_table, rotate, sdpa_attention
 from lumi.model.config import ModelConfig
 from lumi.randomness import torch_generator
+
+
+def whole(parameter: Tensor) -> Tensor:
+    """Return the values of a parameter, gathered from the ranks where they hold it in shards."""
+    values = parameter.detach()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        from torch.distributed.tensor import DTensor
+
+        if isinstance(values, DTensor):
+            return values.full_tensor()
+    return values
 
 
 class Linear(nn.Linear):
@@ -33,6 +44,10 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         return F.linear(input, self.weight.to(input.dtype))
+
+    def dense(self) -> Tensor:
+        """Return the one matrix that does what this layer does, whatever it is made of; all ranks together."""
+        return whole(self.weight)
 
     @staticmethod
     def together(x: Tensor, layers: Sequence[Any]) -> tuple[Tensor, ...]:
@@ -76,9 +91,9 @@ class RMSNorm(nn.Module):
 class Attention(nn.Module):
     """Causal self-attention with rotary positions and grouped key/value heads."""
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.layer, self.head_dim = layer, config.head_dim
+        self.head_dim = config.head_dim
         d_query, d_kv = config.n_head * config.head_dim, config.num_kv_heads * config.head_dim
         self.q_proj = Linear(config.d_model, d_query)
         self.k_proj = Linear(config.d_model, d_kv)
@@ -86,16 +101,13 @@ class Attention(nn.Module):
         self.o_proj = Linear(d_query, config.d_model)
         self.attend: Attend = sdpa_attention
 
-    def forward(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], mask: Mask, cache: KeyValueCache | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], mask: Mask) -> Tensor:
         batch, length, _ = x_BTD.shape
         q, k, v = (
             part.view(batch, length, -1, self.head_dim).transpose(1, 2)
             for part in project_together(x_BTD, self.q_proj, self.k_proj, self.v_proj)
         )
         q, k = rotate(q, *rotary), rotate(k, *rotary)
-        if cache is not None:
-            k, v = cache.extend(self.layer, k, v)
-            mask = cache.mask_B1TS
         mixed_BHTE = self.attend(q, k, v, mask)
         out: Tensor = self.o_proj(mixed_BHTE.transpose(1, 2).reshape(batch, length, -1))
         return out
@@ -119,15 +131,15 @@ class SwiGLU(nn.Module):
 class Block(nn.Module):
     """One layer: attention and feed-forward, each behind a norm and added to the stream."""
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.d_model, config.norm_eps)
-        self.self_attn = Attention(config, layer)
+        self.self_attn = Attention(config)
         self.post_attention_layernorm = RMSNorm(config.d_model, config.norm_eps)
         self.mlp = SwiGLU(config)
 
-    def forward(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], mask: Mask, cache: KeyValueCache | None) -> Tensor:
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rotary, mask, cache)
+    def forward(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], mask: Mask) -> Tensor:
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rotary, mask)
         out: Tensor = x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
         return out
 
@@ -138,7 +150,7 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
-        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.norm = RMSNorm(config.d_model, config.norm_eps)
 
 
@@ -175,15 +187,13 @@ class Llama(nn.Module):
         *,
         positions_BT: Tensor | None = None,
         mask: Mask = None,
-        cache: KeyValueCache | None = None,
     ) -> Tensor:
         """Return the final normed hidden states, [B, T, D] in ``compute_dtype``.
 
         Args:
             tokens_BT: token ids.
             positions_BT: rotary position of each token; default 0..T-1.
-            mask: what each query may attend to; default causal. With a cache, the cache's mask is used.
-            cache: keys and values of what came before; the new ones are appended.
+            mask: what each query may attend to; default causal.
         """
         if positions_BT is None:
             cos, sin = self.rotary_2TE[:, : tokens_BT.shape[1]].unsqueeze(1)
@@ -192,9 +202,9 @@ class Llama(nn.Module):
         x_BTD = self.model.embed_tokens(tokens_BT).to(self.compute_dtype)
         for block in self.model.layers:
             if self.checkpoint_activations and torch.is_grad_enabled():
-                x_BTD = checkpoint(block, x_BTD, (cos, sin), mask, cache, use_reentrant=False)
+                x_BTD = checkpoint(block, x_BTD, (cos, sin), mask, use_reentrant=False)
             else:
-                x_BTD = block(x_BTD, (cos, sin), mask, cache)
+                x_BTD = block(x_BTD, (cos, sin), mask)
         out: Tensor = self.model.norm(x_BTD)
         return out
 
@@ -204,10 +214,9 @@ class Llama(nn.Module):
         *,
         positions_BT: Tensor | None = None,
         mask: Mask = None,
-        cache: KeyValueCache | None = None,
     ) -> Tensor:
         """Return the logits, [B, T, V] in float32; arguments as `hidden`."""
-        hidden = self.hidden(tokens_BT, positions_BT=positions_BT, mask=mask, cache=cache)
+        hidden = self.hidden(tokens_BT, positions_BT=positions_BT, mask=mask)
         logits: Tensor = self.lm_head(hidden).float()
         return logits
 

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lumi.config import Config
-from lumi.model.llama import Linear, Llama
+from lumi.model.llama import Linear, Llama, whole
 from lumi.randomness import torch_generator
 
 TargetName = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -112,14 +112,19 @@ class LoraLinear(Linear):
         return scale_O
 
     def _product(self) -> Tensor:
-        product_OI: Tensor = self.lora_B.weight.float() @ self.lora_A.weight.float()
+        product_OI: Tensor = whole(self.lora_B.weight).float() @ whole(self.lora_A.weight).float()
         return self.scaling * product_OI
+
+    @torch.no_grad()
+    def dense(self) -> Tensor:
+        weight_OI = whole(self.weight)
+        return self.merged(weight_OI.float()) if self.adapting else weight_OI
 
     @torch.no_grad()
     def merged(self, weight_OI: Tensor) -> Tensor:
         """Return the one matrix that does the same, in the type of the weight that is given."""
         out = weight_OI + self._product().to(weight_OI)
-        return out if self.magnitude is None else out * (self.magnitude.to(out) / out.norm(dim=1)).unsqueeze(1)
+        return out if self.magnitude is None else out * (whole(self.magnitude).to(out) / out.norm(dim=1)).unsqueeze(1)
 
 
 class RowEmbedding(nn.Embedding):
@@ -140,6 +145,10 @@ class RowEmbedding(nn.Embedding):
         rows_BTD = chosen_BTK.to(self.rows.dtype) @ self.rows
         return torch.where(chosen_BTK.any(-1, keepdim=True), rows_BTD, super().forward(input).to(rows_BTD.dtype))
 
+    def dense(self) -> Tensor:
+        """Return the one embedding that does the same."""
+        return _with_rows(self) if self.adapting else whole(self.weight)
+
 
 class RowHead(Linear):
     """A frozen head of which some rows are trained."""
@@ -157,6 +166,14 @@ class RowHead(Linear):
             return super().forward(input)
         weight_VD = self.weight.to(input.dtype).index_copy(0, self.ids_K, self.rows.to(input.dtype))
         return F.linear(input, weight_VD)
+
+    def dense(self) -> Tensor:
+        return _with_rows(self) if self.adapting else whole(self.weight)
+
+
+def _with_rows(layer: RowEmbedding | RowHead) -> Tensor:
+    rows_KD = whole(layer.rows)
+    return whole(layer.weight).to(rows_KD.dtype).index_copy(0, layer.ids_K, rows_KD)
 
 
 def add_lora(

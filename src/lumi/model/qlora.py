@@ -101,6 +101,11 @@ class QuantizedLoraLinear(LoraLinear):
         return out
 
     @torch.no_grad()
+    def dense(self) -> Tensor:
+        weight_OI = unpack(self.packed, self.absmax, self._shape, torch.float32)
+        return super().merged(weight_OI) if self.adapting else weight_OI
+
+    @torch.no_grad()
     def merged(self, weight_OI: Tensor) -> Tensor:
         """Return the one matrix that does the same: upon the four bits that the adapter has learned with."""
         return super().merged(unpack(self.packed, self.absmax, self._shape, weight_OI.dtype))

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lumi.errors import DataError
-from lumi.inference import GenerationConfig, generate, stream
+from lumi.inference import Engine, GenerationConfig, generate, stream
 from lumi.model import ModelConfig, create_model
 
 PROMPTS = ["The history of the old town", "", "A", "Water is", "In the year of the great flood all of the mills"]
@@ -112,3 +112,125 @@ def test_streamed_equals_whole(model, tokenizer, prompts, seed):
 
 def test_no_prompts_no_answers(model, tokenizer):
     assert generate(model, tokenizer, []) == []
+
+
+def ids_of(tokenizer, text):
+    return [1, *tokenizer.encode(text)]
+
+
+def alone(model, tokenizer, text, config):
+    engine = Engine(model, tokenizer, num_slots=1)
+    request = engine.submit(ids_of(tokenizer, text), config)
+    engine.run()
+    return request
+
+
+def outcome(request):
+    return request.token_ids, request.text, request.finish_reason
+
+
+def test_requests_join_and_leave_between_steps(model, tokenizer):
+    """More requests than slots, of different length, begun at different times, cancelled between."""
+    engine = Engine(model, tokenizer, num_slots=2)
+    config = {
+        n: GenerationConfig(temperature=1.0, max_new_tokens=3 + 5 * (n % 3), seed=n, stop_ids=()) for n in range(9)
+    }
+    requests = {}
+    for n in range(9):
+        requests[n] = engine.submit(ids_of(tokenizer, PROMPTS[n % 5]), config[n])
+        engine.step()
+        assert engine.num_running <= 2
+    victim = next(n for n in requests if requests[n].finish_reason is None and requests[n].token_ids)
+    engine.cancel(requests[victim])
+    waiting = next(n for n in requests if not requests[n].token_ids and n != victim)
+    engine.cancel(requests[waiting])
+    engine.run()
+    assert engine.num_running == engine.num_waiting == 0
+    for n, request in requests.items():
+        if n in (victim, waiting):
+            assert request.finish_reason == "cancelled"
+        else:
+            assert outcome(request) == outcome(alone(model, tokenizer, PROMPTS[n % 5], config[n]))
+
+
+def test_a_prefix_that_a_slot_holds_is_not_computed_again(model, tokenizer):
+    system = "The history of the old town and its water mill, in years of good weather. "
+    config = GenerationConfig(temperature=0.0, max_new_tokens=5, stop_ids=())
+    engine = Engine(model, tokenizer, num_slots=2)
+    first = engine.submit(ids_of(tokenizer, system), config)
+    engine.run()
+    second = engine.submit([*first.prompt_ids, *first.token_ids, 20, 21], config)  # goes on: its slot
+    third = engine.submit([*first.prompt_ids[:-2], 30], config)  # begins alike, while that slot is taken: a copy
+    engine.run()
+    assert first.cached_tokens == 0
+    assert second.cached_tokens >= len(first.prompt_ids)
+    assert third.cached_tokens >= len(first.prompt_ids) - 2
+    for request in (second, third):
+        fresh = Engine(model, tokenizer, num_slots=1)
+        again = fresh.submit(request.prompt_ids, config)
+        fresh.run()
+        assert again.cached_tokens == 0
+        assert outcome(again) == outcome(request)
+
+
+def test_long_prompts_are_filled_in_by_pieces_while_others_write(model, tokenizer, monkeypatch):
+    monkeypatch.setattr("lumi.inference.engine._FILL_TOKENS", {"cpu": 4, "cuda": 4})
+    engine = Engine(model, tokenizer, num_slots=3)
+    config = GenerationConfig(temperature=0.0, max_new_tokens=12, stop_ids=())
+    writer = engine.submit(ids_of(tokenizer, "A"), config)
+    engine.step()
+    others = [engine.submit(ids_of(tokenizer, text), config) for text in (PROMPTS[0], PROMPTS[4])]
+    written = len(writer.token_ids)
+    engine.step()
+    assert len(writer.token_ids) == written + 1  # nobody waits for a whole prompt
+    assert not others[0].token_ids
+    engine.run()
+    for request, text in zip([writer, *others], ("A", PROMPTS[0], PROMPTS[4]), strict=True):
+        assert outcome(request) == outcome(alone(model, tokenizer, text, config))
+
+
+def test_stop_texts_end_an_answer_and_are_left_out(model, tokenizer):
+    free = alone(model, tokenizer, "Water is", GenerationConfig(**GREEDY, stop_ids=()))
+    stop = free.text[4:7]
+    stopped = alone(model, tokenizer, "Water is", GenerationConfig(**GREEDY, stop_ids=(), stop=("never", stop)))
+    assert stopped.text == free.text[: free.text.index(stop)]
+    assert stopped.finish_reason == "stop"
+    assert stopped.token_ids == free.token_ids[: len(stopped.token_ids)]
+
+
+def test_log_probabilities_are_the_models_own(model, tokenizer):
+    config = GenerationConfig(temperature=1.5, top_k=3, max_new_tokens=6, stop_ids=(), logprobs=4)
+    request = alone(model, tokenizer, "Water is", config)
+    ids = list(request.prompt_ids)
+    assert [one.token for one in request.logprobs] == request.token_ids
+    for one in request.logprobs:
+        with torch.no_grad():
+            wanted = model(torch.tensor([ids]))[0, -1].log_softmax(-1)
+        assert one.logprob == pytest.approx(wanted[one.token].item(), abs=1e-4)
+        assert [token for token, _ in one.likeliest] == wanted.topk(4).indices.tolist()
+        ids.append(one.token)
+
+
+def test_bias_and_penalties_reach_the_draw(model, tokenizer):
+    forced = alone(model, tokenizer, "Water", GenerationConfig(**GREEDY, stop_ids=(), logit_bias={40: 100.0}))
+    assert forced.token_ids == [40] * 12
+    config = GenerationConfig(**GREEDY, stop_ids=(), logit_bias={40: 100.0}, frequency_penalty=2.0)
+    varied = alone(model, tokenizer, "Water", config)
+    assert varied.token_ids[0] == 40
+    loop = alone(model, tokenizer, "", GenerationConfig(temperature=0.0, max_new_tokens=40, stop_ids=()))
+    without = GenerationConfig(temperature=0.0, max_new_tokens=40, stop_ids=(), repetition_penalty=50.0)
+    assert len(set(alone(model, tokenizer, "", without).token_ids)) > len(set(loop.token_ids))
+
+
+def test_what_cannot_be_answered_is_refused_at_once(model, tokenizer):
+    engine = Engine(model, tokenizer, num_slots=1)
+    for ids, config, message in (
+        ([], GenerationConfig(), "no token"),
+        ([1, 5000], GenerationConfig(), "token 5000"),
+        ([1, -1], GenerationConfig(), "token -1"),
+        ([1], GenerationConfig(logit_bias={5000: 1.0}), "token 5000"),
+        ([1] * 64, GenerationConfig(), "no room for an answer"),
+    ):
+        with pytest.raises(DataError, match=message):
+            engine.submit(ids, config)
+    assert engine.is_idle

@@ -1,0 +1,429 @@
+"""Decoding on CUDA: one new token a row, in few kernels a layer, so that a step is short enough to be bound by memory.
+
+    gather -> ( norm, q k v -> rotate, keep, attend (-> join) -> out, add -> norm, gate up -> down, add ) x layers
+           -> norm, head -> draw
+
+Each does what the plain decoder does, except that a norm's scale is applied behind its product. Attention of a row
+is shared out among several programs where rows are few. A row names its slot, and everything a slot needs stands on
+the device, so that the host sends nothing between steps. One or two rows are multiplied without matrix units, each
+program reading whole rows of a matrix at once: what counts then is how soon the last byte arrives.
+
+Shapes: B rows, D d_model, H query heads, K key/value heads, E head_dim, F d_ffn, V vocabulary, S slots, C positions
+of a slot, P parts of a row's attention.
+"""
+
+import functools
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lumi.inference.cache import SlotCache
+from lumi.inference.decoder import DecoderWeights
+
+
+@triton.jit
+def _gather(last, slots, table, x, D, BLOCK: tl.constexpr):
+    """x[row] = table[last token of its slot]."""
+    row = tl.program_id(0)
+    token = tl.load(last + tl.load(slots + row)).to(tl.int64)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(x + row * D + at, tl.load(table + token * D + at, mask=at < D), mask=at < D)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def _matmul(
+    a, weight, out, rows, N, eps,
+    K: tl.constexpr, NORM: tl.constexpr, GATED: tl.constexpr, ADD: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """Out = a weight^T.
+
+    NORM: of the normed rows of a. GATED: silu of that, times the product with the rows of weight behind the first N.
+    ADD: to what out holds.
+    """
+    m = tl.program_id(1) * BM + tl.arange(0, BM)
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    here, there = (m < rows)[:, None], (n < N)[:, None]
+    squares = tl.zeros([BM], tl.float32)
+    sums = tl.zeros([BM, BN], tl.float32)
+    others = tl.zeros([BM, BN], tl.float32)
+    for begin in range(0, K, BK):
+        k = begin + tl.arange(0, BK)
+        inside = (k < K)[None, :]
+        left = tl.load(a + m[:, None] * K + k[None, :], mask=here & inside, other=0.0)
+        w = tl.load(weight + n[:, None].to(tl.int64) * K + k[None, :], mask=there & inside, other=0.0)
+        sums = tl.dot(left, tl.trans(w), sums, input_precision="ieee")
+        if GATED:
+            w2 = tl.load(weight + (n[:, None] + N).to(tl.int64) * K + k[None, :], mask=there & inside, other=0.0)
+            others = tl.dot(left, tl.trans(w2), others, input_precision="ieee")
+        if NORM:
+            wide = left.to(tl.float32)
+            squares += tl.sum(wide * wide, 1)
+    scale = tl.rsqrt(squares / K + eps)[:, None] if NORM else 1.0
+    at = out + m[:, None].to(tl.int64) * N + n[None, :]
+    kept = here & (n < N)[None, :]
+    y = _finish(sums * scale, others * scale, at, kept, GATED, ADD, weight.dtype.element_ty)
+    tl.store(at, y.to(out.dtype.element_ty), mask=kept)
+
+
+@triton.jit
+def _matvec(
+    a, weight, out, N, eps,
+    K: tl.constexpr, NORM: tl.constexpr, GATED: tl.constexpr, ADD: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """What `_matmul` does, for a row at a time."""
+    row = tl.program_id(1)
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    there = (n < N)[:, None]
+    squares = tl.zeros([BK], tl.float32)
+    sums = tl.zeros([BN, BK], tl.float32)
+    others = tl.zeros([BN, BK], tl.float32)
+    for begin in tl.static_range(0, K, BK):  # unrolled, so that all loads are under way at once
+        k = begin + tl.arange(0, BK)
+        inside = (k < K)[None, :]
+        left = tl.load(a + row * K + k, mask=k < K, other=0.0).to(tl.float32)
+        w = tl.load(weight + n[:, None].to(tl.int64) * K + k[None, :], mask=there & inside, other=0.0)
+        sums += w.to(tl.float32) * left[None, :]
+        if GATED:
+            w2 = tl.load(weight + (n[:, None] + N).to(tl.int64) * K + k[None, :], mask=there & inside, other=0.0)
+            others += w2.to(tl.float32) * left[None, :]
+        squares += left * left
+    scale = tl.rsqrt(tl.sum(squares, 0) / K + eps) if NORM else 1.0
+    at = out + row.to(tl.int64) * N + n
+    y = _finish(tl.sum(sums, 1) * scale, tl.sum(others, 1) * scale, at, n < N, GATED, ADD, weight.dtype.element_ty)
+    tl.store(at, y.to(out.dtype.element_ty), mask=n < N)
+
+
+@triton.jit
+def _finish(y, other, at, kept, GATED: tl.constexpr, ADD: tl.constexpr, kind: tl.constexpr):
+    """Gate a product, or add it to what is there, rounding where the plain decoder rounds."""
+    if GATED:
+        y = y.to(kind).to(tl.float32)
+        y = (y / (1.0 + tl.exp(-y))).to(kind).to(tl.float32) * other.to(kind).to(tl.float32)
+    if ADD:
+        y = y.to(kind).to(tl.float32) + tl.load(at, mask=kept, other=0.0).to(tl.float32)
+    return y
+
+
+@triton.jit
+def _rotated(x, e, cos, sin, E: tl.constexpr):
+    """Return a head's vector, turned by its position, float32."""
+    half = tl.load(x + e, mask=e < E, other=0.0).to(tl.float32)
+    other = tl.load(x + tl.where(e < E // 2, e + E // 2, e - E // 2), mask=e < E, other=0.0).to(tl.float32)
+    return half * cos + tl.where(e < E // 2, -other, other) * sin
+
+
+@triton.jit
+def _attend(
+    qkv, slots, lengths, rotary, keys, values, mixed, parts, sums, capacity, positions, scale,
+    H: tl.constexpr, K: tl.constexpr, E: tl.constexpr, WIDTH: tl.constexpr, P: tl.constexpr, BS: tl.constexpr,
+):  # fmt: skip
+    """Turn a row's query and key, keep key and value, and attend to a part of the slot.
+
+    With one part the result goes to mixed [B, H E]; else parts [B, H, P, E] and sums [B, H, P] (logarithms of the
+    softmax's denominators), float32, hold what `_join` makes it of.
+    """
+    row, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    kv_head = head // (H // K)
+    kind = keys.dtype.element_ty
+    slot = tl.load(slots + row).to(tl.int64)
+    length = tl.load(lengths + slot)
+    e = tl.arange(0, WIDTH)
+    cos = tl.load(rotary + length * E + e, mask=e < E, other=0.0)
+    sin = tl.load(rotary + (positions + length) * E + e, mask=e < E, other=0.0)
+    own = qkv + row * (H + 2 * K) * E
+    query = _rotated(own + head * E, e, cos, sin, E).to(kind).to(tl.float32) * scale
+    base = (slot * K + kv_head) * capacity * E
+    highest = tl.full([], float("-inf"), tl.float32)
+    total = tl.zeros([], tl.float32)
+    gathered = tl.zeros([WIDTH], tl.float32)
+    if part == 0:
+        key = _rotated(own + (H + kv_head) * E, e, cos, sin, E).to(kind)
+        value = tl.load(own + (H + K + kv_head) * E + e, mask=e < E, other=0.0)
+        if head % (H // K) == 0:  # once for all query heads that share it
+            place = base + length.to(tl.int64) * E
+            tl.store(keys + place + e, key, mask=e < E)
+            tl.store(values + place + e, value, mask=e < E)
+        highest = tl.sum(query * key.to(tl.float32), 0)
+        total += 1.0
+        gathered = value.to(tl.float32)
+    share = tl.cdiv(tl.cdiv(length, P), BS) * BS
+    end = tl.minimum(length, (part + 1) * share)
+    for begin in range(part * share, end, BS):
+        s = begin + tl.arange(0, BS)
+        there = (s < end)[:, None] & (e < E)[None, :]
+        at = base + s[:, None].to(tl.int64) * E + e[None, :]
+        key = tl.load(keys + at, mask=there, other=0.0).to(tl.float32)
+        value = tl.load(values + at, mask=there, other=0.0).to(tl.float32)
+        score = tl.where(s < end, tl.sum(key * query[None, :], 1), float("-inf"))
+        higher = tl.maximum(highest, tl.max(score, 0))
+        shrunk = tl.exp(highest - higher)
+        weight = tl.exp(score - higher)
+        total = total * shrunk + tl.sum(weight, 0)
+        gathered = gathered * shrunk + tl.sum(weight[:, None] * value, 0)
+        highest = higher
+    if P == 1:
+        tl.store(mixed + (row * H + head) * E + e, (gathered / total).to(kind), mask=e < E)
+    else:
+        at = (row * H + head) * P + part
+        tl.store(parts + at * E + e, gathered / tl.maximum(total, 1e-30), mask=e < E)
+        tl.store(sums + at, highest + tl.log(total))
+
+
+@triton.jit
+def _join(parts, sums, mixed, E: tl.constexpr, WIDTH: tl.constexpr, P: tl.constexpr):
+    """Weigh the parts of a row's and head's attention by their shares of the softmax."""
+    at = tl.program_id(0)
+    e, p = tl.arange(0, WIDTH), tl.arange(0, P)
+    logs = tl.load(sums + at * P + p)
+    shares = tl.exp(logs - tl.max(logs, 0))
+    values = tl.load(parts + (at * P + p[:, None]) * E + e[None, :], mask=(e < E)[None, :], other=0.0)
+    y = tl.sum(values * shares[:, None], 0) / tl.sum(shares, 0)
+    tl.store(mixed + at * E + e, y.to(mixed.dtype.element_ty), mask=e < E)
+
+
+@triton.jit
+def _border(values, wanted, by_count: tl.constexpr):
+    """Return the largest number t such that values >= t are ``wanted`` many, or sum to ``wanted``; they are >= 0.
+
+    The bits of numbers that are not negative are ordered as the numbers are, so t is found bit by bit.
+    """
+    bits = values.to(tl.int32, bitcast=True)
+    found = tl.zeros([], tl.int32)
+    for place in range(31):
+        tried = found | (1 << (30 - place))
+        if by_count:
+            reached = tl.sum((bits >= tried).to(tl.float32), 0)
+        else:
+            reached = tl.sum(tl.where(bits >= tried, values, 0.0), 0)
+        found = tl.where(reached >= wanted, tried, found)
+    return found.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _draw(logits, slots, last, lengths, settings, uniforms, counts, bias, chosen, V, capacity, BLOCK: tl.constexpr):
+    """Draw a token for each row as `sampling.sample` does, and feed it to its slot.
+
+    settings [S, 8]: temperature, top-k, top-p, min-p, repetition, presence, frequency, whether logits are adjusted.
+    """
+    row = tl.program_id(0)
+    slot = tl.load(slots + row).to(tl.int64)
+    length = tl.load(lengths + slot)
+    own = settings + slot * 8
+    temperature, top_k, top_p = tl.load(own), tl.load(own + 1), tl.load(own + 2)
+    min_p, adjusted = tl.load(own + 3), tl.load(own + 7)
+    v = tl.arange(0, BLOCK)
+    inside = v < V
+    x = tl.load(logits + row.to(tl.int64) * V + v, mask=inside, other=float("-inf"))
+    if adjusted > 0:
+        repetition, presence, frequency = tl.load(own + 4), tl.load(own + 5), tl.load(own + 6)
+        count = tl.load(counts + slot * V + v, mask=inside, other=0).to(tl.int32)
+        x += tl.load(bias + slot * V + v, mask=inside, other=0.0)
+        x = tl.where(count > 0, tl.where(x > 0, x / repetition, x * repetition), x)
+        times = (count & 16383).to(tl.float32)
+        x = x - times * frequency - tl.where(times > 0, presence, 0.0)
+    highest = tl.max(x, 0)
+    token = tl.min(tl.where(x == highest, v, BLOCK), 0)  # the first of equals, as argmax has it
+    if temperature > 0:
+        chance = tl.where(inside, tl.exp((x - highest) / temperature), 0.0)  # the likeliest has 1
+        least = min_p
+        if (top_k > 0) & (top_k < V):
+            kept = _border(chance, top_k, True)
+            chance = tl.where(chance >= kept, chance, 0.0)
+        if top_p < 1:
+            least = tl.maximum(least, _border(chance, top_p * tl.sum(chance, 0), False))
+        chance = tl.where(chance >= least, chance, 0.0)
+        reached = tl.cumsum(chance, 0)
+        total = tl.max(reached, 0)
+        target = tl.load(uniforms + slot * capacity + length).to(tl.float32) * total
+        drawn = tl.sum((reached <= target).to(tl.int32), 0)
+        token = tl.minimum(drawn, tl.max(tl.where(chance > 0, v, 0), 0))  # a number next to 1, rounded up
+    tl.store(chosen + row, token)
+    tl.store(last + slot, token)
+    tl.store(lengths + slot, tl.minimum(length + 1, capacity - 1))
+    if adjusted > 0:
+        place = counts + slot * V + token
+        tl.store(place, tl.load(place) + 1)
+
+
+class Buffers(NamedTuple):
+    """What stands between the kernels of a step, for the largest number of rows."""
+
+    x_BD: Tensor
+    qkv: Tensor
+    parts: Tensor  # float32 [B, H, P, E]
+    sums: Tensor  # float32 [B, H, P]
+    mixed: Tensor  # [B, H E]
+    gated_BF: Tensor
+
+    @classmethod
+    def of(cls, weights: DecoderWeights, rows: int) -> "Buffers":
+        """Claim the memory."""
+        config, device, dtype = weights.config, weights.head_VD.device, weights.dtype
+        heads, e = config.n_head, config.head_dim
+        shares = (max(size * num_parts(size) for size in range(1, rows + 1)), heads, e)
+        return cls(
+            torch.empty(rows, config.d_model, dtype=dtype, device=device),
+            torch.empty(rows, (heads + 2 * config.num_kv_heads) * e, dtype=dtype, device=device),
+            torch.empty(shares, device=device),
+            torch.empty(shares[:2], device=device),
+            torch.empty(rows, heads * e, dtype=dtype, device=device),
+            torch.empty(rows, config.d_ffn, dtype=dtype, device=device),
+        )
+
+
+def num_parts(rows: int) -> int:
+    """Return among how many programs the attention of one row and head is shared out."""
+    return 16 if rows <= 4 else 8 if rows <= 16 else 4 if rows <= 128 else 1
+
+
+class Tile(NamedTuple):
+    """What one program of a product computes, and with how many warps and loads in flight; bm 1: `_matvec`."""
+
+    bm: int
+    bn: int
+    bk: int
+    warps: int
+    stages: int = 1
+
+    def within(self, shared_bytes: int, itemsize: int, *, gated: bool) -> "Tile":
+        """Return this tile with as many loads in flight, and as long ones, as a block has shared memory for."""
+        tile = self
+        while tile.bm > 1 and (tile.bm + tile.bn * (1 + gated)) * tile.bk * itemsize * tile.stages > shared_bytes:
+            tile = tile._replace(stages=tile.stages - 1) if tile.stages > 2 else tile._replace(bk=tile.bk // 2)
+        return tile
+
+
+def tiling(product: str, rows: int, inputs: int) -> Tile:
+    """Return the tile for a product: the quickest of some dozens on an H200 for the shapes of tiny, small and base."""
+    if rows <= 2:
+        if product == "head":
+            return Tile(1, 16, 256, 1)
+        return Tile(1, 2, 256, 1) if inputs <= 2048 else Tile(1, 2, 1024, 4)
+    bm = 16 if rows <= 16 else 32 if rows <= 32 else 64
+    narrow, many = inputs <= 512, rows > 64
+    if product == "head":
+        return Tile(128, 128, 64, 8, 4) if many else Tile(bm, 128, 64, 4, 3)
+    if product in ("out", "down"):
+        return Tile(bm, 32 if many else 16, 128 if product == "out" else 256, 4, 4)
+    if many:
+        return Tile(64, 64, 64, 4, 3)
+    if bm == 16:
+        return Tile(16, 16, 256, 2, 3) if narrow else Tile(16, 32, 128, 4, 3)
+    if product == "qkv":
+        return Tile(bm, 32, 64, 4, 4)
+    return Tile(bm, 16, 64, 4, 4) if narrow else Tile(bm, 32, 128, 4, 3)
+
+
+@functools.cache
+def _shared_bytes(device: torch.device) -> int:
+    """Return how much shared memory a block may have."""
+    if device.type != "cuda":
+        return 1 << 20
+    properties = triton.runtime.driver.active.utils.get_device_properties(device.index or 0)
+    return int(properties["max_shared_mem"]) - 1024
+
+
+class Product(NamedTuple):
+    """What is done around a product; see `_matmul`."""
+
+    name: str
+    norm: bool = False
+    gated: bool = False
+    add: bool = False
+
+
+QKV, OUT, GATE_UP, DOWN, HEAD = (
+    Product("qkv", norm=True), Product("out", add=True), Product("gate_up", norm=True, gated=True),
+    Product("down", add=True), Product("head", norm=True),
+)  # fmt: skip
+
+
+def multiply(
+    product: Product, a_BK: Tensor, weight: Tensor, out: Tensor, rows: int, eps: float, tile: Tile | None = None
+) -> None:
+    """Run one product of a step; ``out`` [B, N] is written, or added to."""
+    inputs, outputs = weight.shape[1], weight.shape[0] // (2 if product.gated else 1)
+    tile = tile or tiling(product.name, rows, inputs)
+    tile = tile.within(_shared_bytes(weight.device), weight.itemsize, gated=product.gated)
+    around = {"K": inputs, "NORM": product.norm, "GATED": product.gated, "ADD": product.add}
+    if tile.bm == 1:
+        _matvec[(triton.cdiv(outputs, tile.bn), rows)](
+            a_BK, weight, out, outputs, eps, **around, BN=tile.bn, BK=tile.bk, num_warps=tile.warps
+        )
+    else:
+        _matmul[(triton.cdiv(outputs, tile.bn), triton.cdiv(rows, tile.bm))](
+            a_BK, weight, out, rows, outputs, eps, **around,
+            BM=tile.bm, BN=tile.bn, BK=tile.bk, num_warps=tile.warps, num_stages=tile.stages,
+        )  # fmt: skip
+
+
+def attend(
+    weights: DecoderWeights, cache: SlotCache, buffers: Buffers, slots_B: Tensor, lengths_S: Tensor, layer: int,
+    *, parts: int, block: int = 64, warps: int = 1,
+) -> None:  # fmt: skip
+    """Run the attention of one layer: from ``buffers.qkv`` to ``buffers.mixed``."""
+    config, rows = weights.config, len(slots_B)
+    heads, e = config.n_head, config.head_dim
+    width = triton.next_power_of_2(e)
+    _attend[(rows, heads, parts)](
+        buffers.qkv, slots_B, lengths_S, weights.rotary_2CE, cache.keys[layer], cache.values[layer], buffers.mixed,
+        buffers.parts, buffers.sums, cache.capacity, weights.rotary_2CE.shape[1], e**-0.5,
+        H=heads, K=config.num_kv_heads, E=e, WIDTH=width, P=parts, BS=block, num_warps=warps,
+    )  # fmt: skip
+    if parts > 1:
+        _join[(rows * heads,)](buffers.parts, buffers.sums, buffers.mixed, E=e, WIDTH=width, P=parts, num_warps=1)
+
+
+def decode(
+    weights: DecoderWeights, cache: SlotCache, buffers: Buffers, slots_B: Tensor, last_S: Tensor, lengths_S: Tensor,
+    logits_BV: Tensor,
+) -> None:  # fmt: skip
+    """Feed each row its slot's last token, at the position that is its length; write the logits behind it.
+
+    Args:
+        weights: of the model.
+        cache: keys and values, those of the token are added.
+        buffers: for at least as many rows.
+        slots_B: int32, the slot of each row.
+        last_S: int32, a token for each slot.
+        lengths_S: int32, positions that each slot holds.
+        logits_BV: float32, written.
+    """
+    rows, d, eps = len(slots_B), weights.config.d_model, weights.config.norm_eps
+    x, qkv, _, _, mixed, gated = buffers
+    _gather[(rows, triton.cdiv(d, 256))](last_S, slots_B, weights.embedding_VD, x, d, BLOCK=256)
+    for layer, block in enumerate(weights.blocks):
+        multiply(QKV, x, block.qkv, qkv, rows, eps)
+        attend(weights, cache, buffers, slots_B, lengths_S, layer, parts=num_parts(rows))
+        multiply(OUT, mixed, block.out, x, rows, eps)
+        multiply(GATE_UP, x, block.gate_up, gated, rows, eps)
+        multiply(DOWN, gated, block.down, x, rows, eps)
+    multiply(HEAD, x, weights.head_VD, logits_BV, rows, eps)
+
+
+def draw(
+    logits_BV: Tensor, slots_B: Tensor, last_S: Tensor, lengths_S: Tensor, settings_S8: Tensor, uniforms_SC: Tensor,
+    counts_SV: Tensor, bias_SV: Tensor, chosen_B: Tensor,
+) -> None:  # fmt: skip
+    """Draw a token for each row, write it to ``chosen_B`` and to its slot, and let the slot's length grow by one.
+
+    Args:
+        logits_BV: float32.
+        slots_B: int32, the slot of each row.
+        last_S: int32, written.
+        lengths_S: int32, written.
+        settings_S8: float32, see `_draw`.
+        uniforms_SC: float32, the number for the token behind each position.
+        counts_SV: int16, as `sampling.adjust` wants it; written.
+        bias_SV: float32.
+        chosen_B: int32, written.
+    """
+    vocab = logits_BV.shape[1]
+    _draw[(len(slots_B),)](
+        logits_BV, slots_B, last_S, lengths_S, settings_S8, uniforms_SC, counts_SV, bias_SV, chosen_B,
+        vocab, uniforms_SC.shape[1], BLOCK=triton.next_power_of_2(vocab), num_warps=32 if vocab >= 8192 else 8,
+    )  # fmt: skip

@@ -1,0 +1,170 @@
+"""One new token for each of some slots: the part of decoding that is exchanged for another device.
+
+`PlainStepper` is plain torch, and what the others are checked against.
+
+Shapes: B slots, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lumi.inference.decoder import Decoder, Span
+from lumi.inference.request import Request, TokenLogprobs
+from lumi.inference.sampling import PROMPTED, Sampling, adjust, sample
+from lumi.randomness import generator
+
+
+class Row(NamedTuple):
+    """A request in its slot; ``start`` is the position of the token that is fed, the last one there is."""
+
+    slot: int
+    start: int
+    request: Request
+
+
+class Drawn(NamedTuple):
+    """What a step has drawn, for each row."""
+
+    tokens: list[int]
+    logprobs: list[TokenLogprobs | None]
+
+
+class Pending(Protocol):
+    """A step that has been started."""
+
+    def wait(self) -> Drawn:
+        """Return what it has drawn."""
+        ...
+
+
+class Stepper(Protocol):
+    """Draws the next tokens."""
+
+    lag: int
+    """Steps that are started before the tokens of the first one are read."""
+
+    def warm_up(self) -> None:
+        """Do beforehand what else the first steps would wait for."""
+        ...
+
+    def begin(self, rows: Sequence[Row]) -> None:
+        """Take note of requests whose prompts are in their slots but for the last token."""
+        ...
+
+    def step(self, rows: Sequence[Row]) -> Pending:
+        """Draw one token for each row."""
+        ...
+
+
+def draws(settings_seed: int, count: int) -> NDArray[np.float64]:
+    """Return a number in [0, 1) for each token of an answer, a function of the seed and the token's place alone."""
+    return generator(settings_seed, "sampling").random(count)
+
+
+def count_prompt(request: Request, vocab_size: int) -> NDArray[np.int16]:
+    """Return the counts with which an answer begins, [V]; see `adjust`."""
+    counts_V = np.zeros(vocab_size, dtype=np.int16)
+    counts_V[list(request.prompt_ids)] = PROMPTED
+    return counts_V
+
+
+def bias_of(request: Request, vocab_size: int) -> NDArray[np.float32]:
+    """Return what is added to the logits, [V]."""
+    bias_V = np.zeros(vocab_size, dtype=np.float32)
+    for token, bias in request.settings.logit_bias.items():
+        bias_V[token] = bias
+    return bias_V
+
+
+@dataclass(slots=True)
+class _Adjustment:
+    counts_V: Tensor
+    bias_V: Tensor
+
+
+class PlainStepper:
+    """Runs the decoder and the sampling as they stand in `decoder` and `sampling`."""
+
+    lag = 0
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._device = decoder.weights.head_VD.device
+        self._draws: dict[int, NDArray[np.float64]] = {}
+        self._adjustments: dict[int, _Adjustment] = {}
+
+    def warm_up(self) -> None:
+        pass
+
+    def begin(self, rows: Sequence[Row]) -> None:
+        vocab_size = self._decoder.weights.config.vocab_size
+        for slot, _, request in rows:
+            settings = request.settings
+            self._draws.pop(slot, None)
+            self._adjustments.pop(slot, None)
+            if settings.temperature > 0:
+                self._draws[slot] = draws(settings.seed, request.limit)
+            if settings.adjusts_logits:
+                self._adjustments[slot] = _Adjustment(
+                    torch.from_numpy(count_prompt(request, vocab_size)).to(self._device),
+                    torch.from_numpy(bias_of(request, vocab_size)).to(self._device),
+                )
+
+    def step(self, rows: Sequence[Row]) -> "_Done":
+        tokens_B = torch.tensor([_last(row.request) for row in rows], device=self._device)
+        logits_BV = self._decoder.logits(tokens_B, [Span(row.slot, row.start, 1) for row in rows])
+        chosen_B = self._sample(logits_BV, rows)
+        chosen = chosen_B.tolist()
+        for row, token in zip(rows, chosen, strict=True):
+            if (adjustment := self._adjustments.get(row.slot)) is not None:
+                adjustment.counts_V[token] += 1
+        return _Done(Drawn(chosen, _logprobs(logits_BV, chosen_B, rows)))
+
+    def _sample(self, logits_BV: Tensor, rows: Sequence[Row]) -> Tensor:
+        if all(row.request.settings.temperature == 0 and row.slot not in self._adjustments for row in rows):
+            return logits_BV.argmax(-1)
+        sampling = Sampling.of([row.request.settings for row in rows], self._device)
+        for place, row in enumerate(rows):
+            if (adjustment := self._adjustments.get(row.slot)) is not None:
+                here = slice(place, place + 1)
+                own = Sampling(*(values_B[here] for values_B in sampling))
+                counts_1V, bias_1V = adjustment.counts_V.unsqueeze(0), adjustment.bias_V.unsqueeze(0)
+                logits_BV = logits_BV.index_copy(
+                    0,
+                    torch.tensor([place], device=self._device),
+                    adjust(logits_BV[here], counts_1V, bias_1V, own),
+                )
+        uniforms = [
+            self._draws[row.slot][len(row.request.token_ids)] if row.slot in self._draws else 0.0 for row in rows
+        ]
+        return sample(logits_BV, torch.tensor(uniforms, dtype=torch.float64, device=self._device), sampling)
+
+
+class _Done(NamedTuple):
+    drawn: Drawn
+
+    def wait(self) -> Drawn:
+        return self.drawn
+
+
+def _last(request: Request) -> int:
+    return request.token_ids[-1] if request.token_ids else request.prompt_ids[-1]
+
+
+def _logprobs(logits_BV: Tensor, chosen_B: Tensor, rows: Sequence[Row]) -> list[TokenLogprobs | None]:
+    """Report log-probabilities to those who asked, by the logits as the model gave them."""
+    out: list[TokenLogprobs | None] = [None] * len(rows)
+    for place, row in enumerate(rows):
+        if (count := row.request.settings.logprobs) is not None:
+            log_probs_V = logits_BV[place].log_softmax(-1)
+            likeliest = log_probs_V.topk(min(count, len(log_probs_V)))
+            token = int(chosen_B[place])
+            pairs = tuple(zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True))
+            out[place] = TokenLogprobs(token, float(log_probs_V[token]), pairs)
+    return out

@@ -1,0 +1,189 @@
+"""On a card: the decode kernels against the plain decoder, the draw against the plain one, the engine against a CPU's.
+
+With TRITON_INTERPRET=1 the kernels' tests run on a CPU too, where triton is installed.
+"""
+
+import os
+
+import pytest
+import torch
+
+from lumi.inference import Engine, GenerationConfig
+from lumi.inference.cache import SlotCache
+from lumi.inference.decoder import Decoder, DecoderWeights, Span
+from lumi.inference.sampling import PROMPTED, Sampling, adjust, sample
+from lumi.model import ModelConfig, create_model
+from lumi.tokenizer import Tokenizer
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not (INTERPRETED or torch.cuda.is_available()), reason="needs a CUDA card"),
+]
+SHAPES = {
+    "plain": {"d_model": 64, "n_head": 4, "head_dim": 16},
+    "grouped": {"d_model": 40, "n_head": 4, "n_kv_head": 2, "head_dim": 24},
+    "usual": {"d_model": 128, "n_head": 2, "head_dim": 64},
+}
+# bf16 has 8 bits: the kernels round in the same places as the plain decoder, but sum in another order
+TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+
+
+def sharp_model(shape, dtype, vocab_size=97):
+    config = ModelConfig(vocab_size=vocab_size, n_layer=2, sequence_length=150, **shape)
+    model = create_model(config, seed=3).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(6)
+    model.compute_dtype = dtype
+    return model.to(DEVICE)
+
+
+CASES = [("usual", torch.bfloat16, rows) for rows in (1, 3, 20, 70)] + [
+    (shape, dtype, rows)
+    for shape, dtype in (("plain", torch.float32), ("grouped", torch.float16), ("grouped", torch.float32))
+    for rows in (2, 5)
+]
+
+
+@pytest.mark.parametrize("shape, dtype, rows", CASES, ids=str)
+@torch.inference_mode()
+def test_kernels_give_the_logits_of_the_plain_decoder(shape, dtype, rows):
+    from lumi.inference.kernels import Buffers, decode
+
+    if INTERPRETED and dtype == torch.bfloat16:
+        pytest.skip("the interpreter has no bf16")
+    weights = DecoderWeights.of(sharp_model(SHAPES[shape], dtype))
+    decoders = []
+    for _ in range(2):
+        cache = SlotCache(weights.config, rows + 2, 150, dtype=dtype, device=DEVICE)
+        cache.keys.fill_(float("nan"))  # what nobody has written must not count
+        cache.values.fill_(float("nan"))
+        decoders.append(Decoder(weights, cache))
+    slots = [rows + 1 - row for row in range(rows)]
+    lengths = [(67 * row) % 140 for row in range(rows)]
+    draw = torch.Generator(DEVICE).manual_seed(rows)
+    prompts = torch.randint(6, 97, (sum(lengths),), device=DEVICE, generator=draw)
+    spans = [Span(slot, 0, length) for slot, length in zip(slots, lengths, strict=True) if length]
+    for decoder in decoders:
+        if spans:
+            decoder.fill(prompts, spans)
+    last_S = torch.zeros(rows + 2, dtype=torch.int32, device=DEVICE)
+    lengths_S = torch.zeros_like(last_S)
+    lengths_S[slots] = torch.tensor(lengths, dtype=torch.int32, device=DEVICE)
+    buffers = Buffers.of(weights, rows)
+    slots_B = torch.tensor(slots, dtype=torch.int32, device=DEVICE)
+    for step in range(3):
+        tokens = torch.randint(6, 97, (rows,), device=DEVICE, generator=draw)
+        last_S[slots] = tokens.int()
+        wanted = decoders[0].logits(
+            tokens, [Span(slot, length + step, 1) for slot, length in zip(slots, lengths, strict=True)]
+        )
+        found = torch.full_like(wanted, float("nan"))
+        decode(weights, decoders[1].cache, buffers, slots_B, last_S, lengths_S, found)
+        assert ((found - wanted).norm() / wanted.norm()).item() < TOLERANCE[dtype]
+        lengths_S += 1
+    for kept, plain in ((decoders[1].cache.keys, decoders[0].cache.keys),):
+        assert torch.equal(kept.isnan(), plain.isnan())  # nothing written elsewhere
+        error = (kept.nan_to_num().float() - plain.nan_to_num().float()).norm() / plain.nan_to_num().float().norm()
+        assert error.item() < TOLERANCE[dtype]
+
+
+KINDS = [
+    {"temperature": 0.0}, {"temperature": 1.0, "top_p": 1.0}, {"temperature": 0.7, "top_p": 0.9},
+    {"temperature": 1.3, "top_k": 5, "top_p": 1.0}, {"temperature": 1.0, "top_k": 40, "top_p": 0.8},
+    {"temperature": 1.0, "top_p": 1.0, "min_p": 0.2}, {"temperature": 2.0, "top_p": 0.5, "min_p": 0.01},
+    {"temperature": 0.9, "top_p": 0.95, "repetition_penalty": 1.3, "presence_penalty": 0.5, "frequency_penalty": 0.2},
+    {"temperature": 0.0, "logit_bias": {7: 50.0}}, {"temperature": 1.0, "top_p": 1.0, "frequency_penalty": -1.0},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("vocab_size", [97] if INTERPRETED else [97, 32768])
+@torch.inference_mode()
+def test_the_draw_is_the_plain_one(vocab_size):
+    from lumi.inference.kernels import draw
+
+    config = [GenerationConfig(**KINDS[n % len(KINDS)]) for n in range(4 * len(KINDS))]
+    rows = len(config)
+    generator = torch.Generator(DEVICE).manual_seed(1)
+    scale = torch.tensor([1.0, 3.0, 6.0, 10.0], device=DEVICE).repeat_interleave(len(KINDS)).unsqueeze(1)
+    logits_BV = torch.randn(rows, vocab_size, device=DEVICE, generator=generator) * scale
+    counts_BV = torch.randint(0, 3, (rows, vocab_size), device=DEVICE, generator=generator).to(torch.int16)
+    counts_BV += PROMPTED * (torch.rand(rows, vocab_size, device=DEVICE, generator=generator) < 0.3)
+    bias_BV = torch.zeros(rows, vocab_size, device=DEVICE)
+    for row, one in enumerate(config):
+        for token, bias in one.logit_bias.items():
+            bias_BV[row, token] = bias
+    uniform_B = torch.rand(rows, device=DEVICE, generator=generator)
+    settings_S8 = torch.tensor(
+        [
+            (
+                one.temperature, one.top_k or 0, one.top_p, one.min_p, one.repetition_penalty,
+                one.presence_penalty, one.frequency_penalty, one.adjusts_logits,
+            )
+            for one in config
+        ],
+        device=DEVICE,
+    ).float()  # fmt: skip
+    sampling = Sampling.of(config, DEVICE)
+    adjusts_B1 = torch.tensor([[one.adjusts_logits] for one in config], device=DEVICE)
+    adjusted_BV = torch.where(adjusts_B1, adjust(logits_BV, counts_BV, bias_BV, sampling), logits_BV)
+    wanted_B = sample(adjusted_BV, uniform_B.double(), sampling)
+    slots_B = torch.arange(rows - 1, -1, -1, dtype=torch.int32, device=DEVICE)  # row r has slot rows - 1 - r
+
+    def by_slot(values):
+        return values.flip(0).contiguous()
+
+    last_S = torch.zeros(rows, dtype=torch.int32, device=DEVICE)
+    lengths_S = torch.full((rows,), 2, dtype=torch.int32, device=DEVICE)
+    chosen_B = torch.full((rows,), -1, dtype=torch.int32, device=DEVICE)
+    before = counts_BV.clone()
+    counts_SV = by_slot(counts_BV)
+    draw(
+        logits_BV, slots_B, last_S, lengths_S, by_slot(settings_S8), by_slot(uniform_B).unsqueeze(1).repeat(1, 4),
+        counts_SV, by_slot(bias_BV), chosen_B,
+    )  # fmt: skip
+    # sums in float32 here and in float64 there: a number that falls on a border may land on either side
+    assert (chosen_B == wanted_B).float().mean().item() >= 1 - 1 / rows
+    assert torch.equal(by_slot(last_S), chosen_B)
+    assert (lengths_S == 3).all()
+    grown = by_slot(counts_SV) - before
+    assert torch.equal(grown.sum(1) == 1, adjusts_B1.squeeze(1))
+
+
+@pytest.mark.skipif(INTERPRETED, reason="graphs need a card")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_engine_answers_as_on_a_cpu(artifacts, dtype):
+    """Joined, left, cancelled, with log-probabilities, penalties and stop texts; through graphs and before them."""
+    tokenizer = Tokenizer.load(artifacts / "tokenizer")
+    texts = ["The history of the old town", "", "A", "Water is", "In the year of the great flood all of the mills"]
+    shape = {"d_model": 64, "n_head": 4, "head_dim": 16}
+    kinds = [
+        {"temperature": 0.0}, {"temperature": 1.0, "top_p": 0.9}, {"temperature": 0.7, "top_k": 20, "logprobs": 3},
+        {"temperature": 1.0, "frequency_penalty": 1.0, "logit_bias": {40: 2.0}}, {"temperature": 1.0, "stop": ("e",)},
+    ]  # fmt: skip
+
+    def answers(device):
+        model = sharp_model(shape, dtype, tokenizer.vocab_size).to(device)
+        engine = Engine(model, tokenizer, num_slots=5)
+        requests = []
+        for n in range(40):
+            settings = GenerationConfig(**kinds[n % 5], max_new_tokens=5 + n % 23, seed=n, stop_ids=(n % 50,))
+            requests.append(engine.submit([1, *tokenizer.encode(texts[n % 4 if n % 7 else 4])], settings))
+            engine.step()
+        engine.run()
+        return requests
+
+    on_card, on_cpu = answers("cuda"), answers("cpu")
+    same = [
+        one.token_ids == other.token_ids and one.text == other.text for one, other in zip(on_card, on_cpu, strict=True)
+    ]
+    assert sum(same) >= (39 if dtype == torch.float32 else 20), f"{sum(same)} of 40"
+    for one, other, equal in zip(on_card, on_cpu, same, strict=True):
+        if equal and dtype == torch.float32:
+            assert one.finish_reason == other.finish_reason
+            for mine, theirs in zip(one.logprobs, other.logprobs, strict=True):
+                assert mine.logprob == pytest.approx(theirs.logprob, abs=1e-3)
+                assert [token for token, _ in mine.likeliest] == [token for token, _ in theirs.likeliest]
