@@ -33,8 +33,8 @@ Run = Callable[[], int]  # returns the tokens that it has written
 class NoText:
     """Stands for a tokenizer where ids alone are timed."""
 
-    def piece_bytes(self, _token: int) -> bytes:
-        return b"a "
+    def piece_text(self, _token: int) -> str:
+        return "a "
 
 
 def main() -> None:

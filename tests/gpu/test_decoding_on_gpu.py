@@ -3,6 +3,7 @@
 With TRITON_INTERPRET=1 the kernels' tests run on a CPU too, where triton is installed.
 """
 
+import dataclasses
 import os
 
 import pytest
@@ -26,8 +27,7 @@ SHAPES = {
     "grouped": {"d_model": 40, "n_head": 4, "n_kv_head": 2, "head_dim": 24},
     "usual": {"d_model": 128, "n_head": 2, "head_dim": 64},
 }
-# bf16 has 8 bits: the kernels round in the same places as the plain decoder, but sum in another order
-TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+LARGEST_ERROR = {torch.float32: 2e-5, torch.float16: 1e-2, torch.bfloat16: 8e-2}  # of logits, of their norm
 
 
 def sharp_model(shape, dtype, vocab_size=97):
@@ -39,6 +39,18 @@ def sharp_model(shape, dtype, vocab_size=97):
                 parameter.mul_(6)
     model.compute_dtype = dtype
     return model.to(DEVICE)
+
+
+def widened(weights):
+    """The same numbers, computed with in float32."""
+    blocks = [
+        dataclasses.replace(
+            block, **{field.name: getattr(block, field.name).float() for field in dataclasses.fields(block)}
+        )
+        for block in weights.blocks
+    ]
+    embedding, head = weights.embedding_VD.float(), weights.head_VD.float()
+    return dataclasses.replace(weights, dtype=torch.float32, embedding_VD=embedding, head_VD=head, blocks=blocks)
 
 
 CASES = [("usual", torch.bfloat16, rows) for rows in (1, 3, 20, 70)] + [
@@ -57,8 +69,9 @@ def test_kernels_give_the_logits_of_the_plain_decoder(shape, dtype, rows):
         pytest.skip("the interpreter has no bf16")
     weights = DecoderWeights.of(sharp_model(SHAPES[shape], dtype))
     decoders = []
-    for _ in range(2):
-        cache = SlotCache(weights.config, rows + 2, 150, dtype=dtype, device=DEVICE)
+    for kind in (dtype, dtype, torch.float32):
+        weights = weights if kind == dtype else widened(weights)
+        cache = SlotCache(weights.config, rows + 2, 150, dtype=kind, device=DEVICE)
         cache.keys.fill_(float("nan"))  # what nobody has written must not count
         cache.values.fill_(float("nan"))
         decoders.append(Decoder(weights, cache))
@@ -73,7 +86,7 @@ def test_kernels_give_the_logits_of_the_plain_decoder(shape, dtype, rows):
     last_S = torch.zeros(rows + 2, dtype=torch.int32, device=DEVICE)
     lengths_S = torch.zeros_like(last_S)
     lengths_S[slots] = torch.tensor(lengths, dtype=torch.int32, device=DEVICE)
-    buffers = Buffers.of(weights, rows)
+    buffers = Buffers.of(decoders[1].weights, rows)
     slots_B = torch.tensor(slots, dtype=torch.int32, device=DEVICE)
     for step in range(3):
         tokens = torch.randint(6, 97, (rows,), device=DEVICE, generator=draw)
@@ -82,13 +95,17 @@ def test_kernels_give_the_logits_of_the_plain_decoder(shape, dtype, rows):
             tokens, [Span(slot, length + step, 1) for slot, length in zip(slots, lengths, strict=True)]
         )
         found = torch.full_like(wanted, float("nan"))
-        decode(weights, decoders[1].cache, buffers, slots_B, last_S, lengths_S, found)
-        assert ((found - wanted).norm() / wanted.norm()).item() < TOLERANCE[dtype]
+        decode(decoders[1].weights, decoders[1].cache, buffers, slots_B, last_S, lengths_S, found)
+        exact = decoders[2].logits(
+            tokens, [Span(slot, length + step, 1) for slot, length in zip(slots, lengths, strict=True)]
+        )
+        error, plain_error = ((values - exact).norm() / exact.norm() for values in (found, wanted))
+        assert error < 1.5 * plain_error + 2e-5, f"{error} beside {plain_error}"  # they round in about the same places
         lengths_S += 1
     for kept, plain in ((decoders[1].cache.keys, decoders[0].cache.keys),):
         assert torch.equal(kept.isnan(), plain.isnan())  # nothing written elsewhere
         error = (kept.nan_to_num().float() - plain.nan_to_num().float()).norm() / plain.nan_to_num().float().norm()
-        assert error.item() < TOLERANCE[dtype]
+        assert error.item() < LARGEST_ERROR[dtype]
 
 
 KINDS = [
@@ -177,13 +194,20 @@ def test_the_engine_answers_as_on_a_cpu(artifacts, dtype):
         return requests
 
     on_card, on_cpu = answers("cuda"), answers("cpu")
-    same = [
-        one.token_ids == other.token_ids and one.text == other.text for one, other in zip(on_card, on_cpu, strict=True)
-    ]
-    assert sum(same) >= (39 if dtype == torch.float32 else 20), f"{sum(same)} of 40"
-    for one, other, equal in zip(on_card, on_cpu, same, strict=True):
-        if equal and dtype == torch.float32:
-            assert one.finish_reason == other.finish_reason
-            for mine, theirs in zip(one.logprobs, other.logprobs, strict=True):
-                assert mine.logprob == pytest.approx(theirs.logprob, abs=1e-3)
-                assert [token for token, _ in mine.likeliest] == [token for token, _ in theirs.likeliest]
+    if dtype == torch.float32:
+        same = [one.token_ids == other.token_ids for one, other in zip(on_card, on_cpu, strict=True)]
+        assert sum(same) >= 39, f"{sum(same)} of 40"
+        for one, other, equal in zip(on_card, on_cpu, same, strict=True):
+            if equal:
+                assert (one.text, one.finish_reason) == (other.text, other.finish_reason)
+                for mine, theirs in zip(one.logprobs, other.logprobs, strict=True):
+                    assert mine.logprob == pytest.approx(theirs.logprob, abs=1e-3)
+                    assert [token for token, _ in mine.likeliest] == [token for token, _ in theirs.likeliest]
+    else:  # what the card takes for the likeliest is nearly that on a CPU, all along the answer
+        model = sharp_model(shape, dtype, tokenizer.vocab_size).to("cpu")
+        for request in on_card[::5]:
+            ids = [*request.prompt_ids, *request.token_ids]
+            with torch.no_grad():
+                logits = model(torch.tensor([ids]))[0, len(request.prompt_ids) - 1 : -1]
+            chosen = logits.gather(1, torch.tensor(request.token_ids).unsqueeze(1)).squeeze(1)
+            assert ((logits.amax(1) - chosen) / logits.std(1)).max() < 0.3

@@ -37,10 +37,19 @@ class SlotCache:
         """Store new positions of a slot and return all up to their end, [1, K, start + T, E] each."""
         end = start + len(key_TKE)
         assert end <= self.capacity, "the slot is full"
-        keys, values = self.keys[layer, slot], self.values[layer, slot]
-        keys[:, start:end] = key_TKE.transpose(0, 1)
-        values[:, start:end] = value_TKE.transpose(0, 1)
-        return keys[None, :, :end], values[None, :, :end]
+        keys, values = self.read(layer, slot, end)
+        keys[0, :, start:] = key_TKE.transpose(0, 1)
+        values[0, :, start:] = value_TKE.transpose(0, 1)
+        return keys, values
+
+    def read(self, layer: int, slot: int, end: int) -> tuple[Tensor, Tensor]:
+        """Return the first positions of a slot, [1, K, end, E] each."""
+        return self.keys[layer, slot : slot + 1, :, :end], self.values[layer, slot : slot + 1, :, :end]
+
+    def put(self, layer: int, slots_N: Tensor, places_N: Tensor, key_NKE: Tensor, value_NKE: Tensor) -> None:
+        """Store positions of several slots."""
+        self.keys[layer][slots_N, :, places_N] = key_NKE
+        self.values[layer][slots_N, :, places_N] = value_NKE
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first positions of a slot to another one."""

@@ -23,6 +23,7 @@ from lumi.model.attention import rotate
 from lumi.model.llama import Block, RMSNorm, whole
 from lumi.model.lora import RowEmbedding
 
+
 class Span(NamedTuple):
     """New positions of a slot, behind those that it holds."""
 
@@ -153,60 +154,116 @@ class Decoder:
 
         Args:
             tokens_N: the tokens of all spans, one behind the other.
-            spans: where they belong.
+            spans: where they belong; those that begin their slots come first.
         """
+        places = self._placed(spans)
         x_ND = self._embedded(tokens_N)
-        rotary = self._rotary(spans)
         for layer in range(len(self._matrices)):
-            x_ND = self._block(layer, x_ND, rotary, spans)
+            x_ND = self._block(layer, x_ND, places)
         return self._head.times(self._norm(x_ND)).float()
 
     def fill(self, tokens_N: Tensor, spans: Sequence[Span]) -> None:
         """Keep the keys and values of tokens; the last layer needs nothing else of them."""
+        places = self._placed(spans)
         x_ND = self._embedded(tokens_N)
-        rotary = self._rotary(spans)
         last = len(self._matrices) - 1
         for layer in range(last):
-            x_ND = self._block(layer, x_ND, rotary, spans)
-        _, k_NKE, v_NKE = self._projected(last, x_ND, rotary)
-        begin = 0
+            x_ND = self._block(layer, x_ND, places)
+        _, k_NKE, v_NKE = self._projected(last, x_ND, places)
+        if places.at is None:
+            for span, here in places.parts:
+                self.cache.extend(last, span.slot, span.start, k_NKE[here], v_NKE[here])
+
+    def _placed(self, spans: Sequence[Span]) -> "Places":
+        """Work out once what every layer needs to know of the spans."""
+        table, device = self.weights.rotary_2CE, self.weights.rotary_2CE.device
+        parts, begin = [], 0
         for span in spans:
-            here = slice(begin, begin := begin + span.length)
-            self.cache.extend(last, span.slot, span.start, k_NKE[here], v_NKE[here])
+            parts.append((span, slice(begin, begin := begin + span.length)))
+        if device.type == "cpu" and len(spans) == 1:
+            span = spans[0]
+            return Places(parts, table[:, span.start : span.start + span.length].unsqueeze(2))
+        places_N = torch.cat([torch.arange(span.start, span.start + span.length) for span in spans]).to(device)
+        rotary_2N1E = table[:, places_N].unsqueeze(2)
+        if device.type == "cpu":
+            return Places(parts, rotary_2N1E)
+        slots_N = torch.cat([torch.full((span.length,), span.slot) for span in spans]).to(device)
+        fresh = next((number for number, span in enumerate(spans) if span.start), len(spans))
+        unfit = self.weights.dtype == torch.float32 or self.weights.config.head_dim % 8  # for the kernel
+        if unfit or not fresh:
+            return Places(parts, rotary_2N1E, (slots_N, places_N))
+        borders = torch.tensor([0, *(here.stop for _, here in parts[:fresh])], dtype=torch.int32, device=device)
+        longest = max(span.length for span in spans[:fresh])
+        together = _Fresh(borders, longest, parts[fresh - 1][1].stop)
+        return Places(parts[fresh:], rotary_2N1E, (slots_N, places_N), together)
 
     def _embedded(self, tokens_N: Tensor) -> Tensor:
         return F.embedding(tokens_N, self.weights.embedding_VD)
-
-    def _rotary(self, spans: Sequence[Span]) -> Tensor:
-        """Return cosines and sines, [2, N, 1, E]."""
-        table = self.weights.rotary_2CE
-        if len(spans) == 1:
-            return table[:, spans[0].start : spans[0].start + spans[0].length].unsqueeze(2)
-        places = [place for span in spans for place in range(span.start, span.start + span.length)]
-        return table[:, torch.tensor(places, device=table.device)].unsqueeze(2)
 
     def _norm(self, x_ND: Tensor) -> Tensor:
         wide = x_ND.float()
         return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.weights.config.norm_eps)).to(x_ND.dtype)
 
-    def _projected(self, layer: int, x_ND: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        config = self.weights.config
-        heads, kv_heads = config.n_head, config.num_kv_heads
-        all_NHE = self._matrices[layer][0].times(self._norm(x_ND)).view(len(x_ND), -1, config.head_dim)
-        turned_NHE = rotate(all_NHE[:, : heads + kv_heads].unsqueeze(2), rotary[0], rotary[1]).squeeze(2)
-        return turned_NHE[:, :heads], turned_NHE[:, heads:], all_NHE[:, heads + kv_heads :]
+    def _projected(self, layer: int, x_ND: Tensor, places: "Places") -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values, turned; stored already where all are stored at once."""
+        all_NHE = self._matrices[layer][0].times(self._norm(x_ND)).view(len(x_ND), -1, self.weights.config.head_dim)
+        return self._turned(layer, all_NHE, places)
 
-    def _block(self, layer: int, x_ND: Tensor, rotary: Tensor, spans: Sequence[Span]) -> Tensor:
-        q_NHE, k_NKE, v_NKE = self._projected(layer, x_ND, rotary)
-        mixed, begin = [], 0
-        for span in spans:
-            here = slice(begin, begin := begin + span.length)
-            keys, values = self.cache.extend(layer, span.slot, span.start, k_NKE[here], v_NKE[here])
+    def _turned(self, layer: int, all_NHE: Tensor, places: "Places") -> tuple[Tensor, Tensor, Tensor]:
+        heads, kv_heads = self.weights.config.n_head, self.weights.config.num_kv_heads
+        turned_NHE = rotate(all_NHE[:, : heads + kv_heads].unsqueeze(2), *places.rotary_2N1E).squeeze(2)
+        k_NKE, v_NKE = turned_NHE[:, heads:], all_NHE[:, heads + kv_heads :]
+        if places.at is not None:
+            self.cache.put(layer, *places.at, k_NKE, v_NKE)
+        return turned_NHE[:, :heads], k_NKE, v_NKE
+
+    def _gated(self, gate_up_NF: Tensor) -> Tensor:
+        gate_NF, up_NF = gate_up_NF.chunk(2, -1)
+        return F.silu(gate_NF) * up_NF
+
+    def _block(self, layer: int, x_ND: Tensor, places: "Places") -> Tensor:
+        q_NHE, k_NKE, v_NKE = self._projected(layer, x_ND, places)
+        mixed = []
+        if (fresh := places.fresh) is not None:
+            mixed.append(_attend_fresh(q_NHE[: fresh.end], k_NKE[: fresh.end], v_NKE[: fresh.end], fresh))
+        for span, here in places.parts:
+            if places.at is None:
+                keys, values = self.cache.extend(layer, span.slot, span.start, k_NKE[here], v_NKE[here])
+            else:
+                keys, values = self.cache.read(layer, span.slot, span.start + span.length)
             mixed.append(_attend(q_NHE[here], keys, values, span))
         _, out, gate_up, down = self._matrices[layer]
         x_ND = out.added(mixed[0] if len(mixed) == 1 else torch.cat(mixed), x_ND)
-        gate_NF, up_NF = gate_up.times(self._norm(x_ND)).chunk(2, -1)
-        return down.added(F.silu(gate_NF) * up_NF, x_ND)
+        return down.added(self._gated(gate_up.times(self._norm(x_ND))), x_ND)
+
+
+class _Fresh(NamedTuple):
+    """Spans that begin their slots, attended to in one call."""
+
+    borders: Tensor  # int32: where each begins, and the end of the last
+    longest: int
+    end: int
+
+
+class Places(NamedTuple):
+    """Where the tokens of a forward pass belong."""
+
+    parts: list[tuple[Span, slice]]  # one by one: those that are not fresh
+    rotary_2N1E: Tensor
+    at: tuple[Tensor, Tensor] | None = None  # slot and position of each, to store all at once; None: one by one
+    fresh: _Fresh | None = None
+
+
+def _attend_fresh(q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor, fresh: _Fresh) -> Tensor:
+    """Let spans that begin their slots attend to themselves, [N, H E]."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    groups = q_NHE.shape[1] // k_NKE.shape[1]
+    k, v = (x.repeat_interleave(groups, 1) if groups > 1 else x for x in (k_NKE, v_NKE))
+    ends, longest = fresh.borders, fresh.longest
+    mixed_NHE = varlen_attn(q_NHE, k, v, ends, ends, longest, longest, window_size=(-1, 0))
+    assert isinstance(mixed_NHE, Tensor)  # a pair only where the sums are asked for too
+    return mixed_NHE.flatten(1)
 
 
 def _attend(q_THE: Tensor, keys_1KSE: Tensor, values_1KSE: Tensor, span: Span) -> Tensor:

@@ -22,12 +22,16 @@ class IncrementalDetokenizer:
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
         self._tokenizer, self._stop = tokenizer, stop
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._is_inside = False  # of a character
         self._held = ""
         self.stopped = False
 
     def push(self, token: int) -> str:
         """Take the next id and return the text that is certain now, perhaps none."""
-        text = self._decoder.decode(self._tokenizer.piece_bytes(token))
+        text = self._tokenizer.piece_text(token)
+        if text is None or self._is_inside:
+            text = self._decoder.decode(self._tokenizer.piece_bytes(token))
+            self._is_inside = bool(self._decoder.getstate()[0])
         return self._settle(text) if self._stop else text
 
     def finish(self) -> str:

@@ -13,7 +13,6 @@ The engine belongs to one thread; `lumi.serving` gives it one.
 import importlib.util
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,7 +22,8 @@ from lumi.inference.cache import SlotCache, slot_bytes
 from lumi.inference.decoder import Decoder, DecoderWeights, Dense, Int8, Span
 from lumi.inference.request import Request
 from lumi.inference.settings import GenerationConfig
-from lumi.inference.stepper import Pending, PlainStepper, Row, Stepper
+from lumi.inference.slot import Slot
+from lumi.inference.stepper import Pending, PlainStepper, Stepper
 from lumi.model import Llama, ModelConfig, free_memory
 from lumi.tokenizer import Tokenizer
 
@@ -36,21 +36,6 @@ def most_slots(config: ModelConfig, context: int, dtype: torch.dtype, device: to
     """Return how many requests a device runs at once: what half of its free memory has room for, within reason."""
     room = free_memory(device) // 2 // slot_bytes(config, context, dtype)
     return max(1, min(_SLOTS[device.type], room))
-
-
-@dataclass(slots=True)
-class _Slot:
-    """A place in the cache and who has it."""
-
-    index: int
-    request: Request | None = None
-    filled: int = 0  # tokens of the prompt whose keys and values are there
-    started: int = 0  # tokens of the answer that were asked for
-    left_at: int = 0  # when it was last given back
-
-    @property
-    def is_full(self) -> bool:
-        return self.request is not None and self.filled == len(self.request.prompt_ids) - 1
 
 
 class Engine:
@@ -86,13 +71,18 @@ class Engine:
         self._stepper: Stepper = PlainStepper(self._decoder)
         if with_graphs:
             from lumi.inference.graphs import GraphStepper
+            from lumi.inference.kernels import KernelDecoder
 
+            self._decoder = KernelDecoder(weights, self._cache)
             self._stepper = GraphStepper(weights, self._cache)
-        self._slots = [_Slot(index) for index in range(num_slots)]
+        self._slots = [Slot(index) for index in range(num_slots)]
         self._held = np.zeros((num_slots, self.context), dtype=np.int32)  # tokens whose keys and values are there
         self._held_length = np.zeros(num_slots, dtype=np.int64)
         self._waiting: deque[Request] = deque()
-        self._pending: deque[tuple[list[Row], Pending]] = deque()
+        self._free = list(self._slots)
+        self._filling: list[Slot] = []  # in the order in which they came
+        self._writing: tuple[Slot, ...] = ()
+        self._pending: deque[tuple[tuple[Slot, ...], list[Request], Pending]] = deque()
         self._clock = 0
 
     @property
@@ -101,11 +91,11 @@ class Engine:
 
     @property
     def num_running(self) -> int:
-        return sum(slot.request is not None for slot in self._slots)
+        return len(self._slots) - len(self._free)
 
     @property
     def is_idle(self) -> bool:
-        return not self._waiting and self.num_running == 0
+        return not self._waiting and not self.num_running
 
     def warm_up(self) -> None:
         """Compile and capture what steps need, so that no request waits for it; only a card has something to do."""
@@ -152,32 +142,34 @@ class Engine:
             request.finish("cancelled")
             if request in self._waiting:
                 self._waiting.remove(request)
-            for slot in self._slots:
-                if slot.request is request:
-                    self._free(slot)
+            else:
+                self._leave([slot for slot in self._slots if slot.request is request])
 
     @torch.inference_mode()
     def step(self) -> list[Request]:
         """Let every request come a step further; return those that got a token."""
-        self._admit()
-        self._fill()
-        rows = [
-            Row(slot.index, slot.filled + slot.started, slot.request)
-            for slot in self._slots
-            if slot.request is not None and slot.is_full and slot.started < slot.request.limit
-        ]
-        if rows:
-            self._pending.append((rows, self._stepper.step(rows)))
-            for row in rows:
-                self._slots[row.slot].started += 1
+        if self._waiting and self._free:
+            self._admit()
+        if self._filling:
+            self._fill()
+        if self._writing:
+            requests = [slot.holder for slot in self._writing]
+            self._pending.append((self._writing, requests, self._stepper.step(self._writing)))
+            asked_all = []
+            for slot in self._writing:
+                slot.started += 1
+                if slot.started == slot.holder.limit:
+                    asked_all.append(slot)
+            if asked_all:
+                self._writing = tuple(slot for slot in self._writing if slot not in asked_all)
         moved = []
-        while len(self._pending) > (self._stepper.lag if rows else 0):
+        while len(self._pending) > (self._stepper.lag if self._writing else 0):
             moved += self._settle(*self._pending.popleft())
         return moved
 
     def forget(self) -> None:
         """Let no prefix be taken over from what slots held until now."""
-        self._held_length[:] = [slot.filled if slot.request is not None else 0 for slot in self._slots]
+        self._held_length[[slot.index for slot in self._free]] = 0
 
     def run(self) -> None:
         """Answer all that was submitted."""
@@ -186,30 +178,27 @@ class Engine:
 
     def _admit(self) -> None:
         """Give free slots to those who have waited longest."""
-        free = [slot for slot in self._slots if slot.request is None]
-        while free and self._waiting:
+        while self._free and self._waiting:
             request = self._waiting.popleft()
-            slot = self._choose(request, free)
-            free.remove(slot)
-            slot.request, slot.started = request, 0
-            slot.filled = request.cached_tokens
+            slot = self._choose(request)
+            self._free.remove(slot)
+            slot.request, slot.filled, slot.started = request, request.cached_tokens, 0
             self._held_length[slot.index] = slot.filled
-            if slot.is_full:
-                self._stepper.begin([Row(slot.index, slot.filled, request)])
+            self._filling.append(slot)
 
-    def _choose(self, request: Request, free: Sequence[_Slot]) -> _Slot:
-        """Return the free slot for a request, with as much of its prompt as some slot had."""
+    def _choose(self, request: Request) -> Slot:
+        """Return a free slot for a request, with as much of its prompt as some slot had."""
         ids = np.array(request.prompt_ids[:-1], dtype=np.int32)
         differs = self._held[:, : len(ids)] != ids
         common = np.where(differs.any(1), differs.argmax(1), len(ids)) if len(ids) else np.zeros(len(differs), int)
         common = np.minimum(common, self._held_length)
         best = int(common.argmax())
         length = int(common[best])
-        oldest = min(free, key=lambda slot: (slot.left_at, slot.index))
+        oldest = min(self._free, key=lambda slot: (slot.left_at, slot.index))
         if length < _WORTH_COPYING:
             return oldest
         request.cached_tokens = length
-        if self._slots[best] in free and 2 * length >= self._held_length[best]:
+        if self._slots[best] in self._free and 2 * length >= self._held_length[best]:
             return self._slots[best]  # most of what it holds is of use
         self._cache.copy(best, oldest.index, length)
         self._held[oldest.index, :length] = ids[:length]
@@ -220,46 +209,53 @@ class Engine:
         room = _FILL_TOKENS[self.device.type]
         spans: list[Span] = []
         tokens: list[int] = []
-        filled: list[_Slot] = []
-        for slot in self._slots:
-            if slot.request is None or slot.is_full or room == 0:
-                continue
-            prompt = slot.request.prompt_ids
-            count = min(room, len(prompt) - 1 - slot.filled)
-            spans.append(Span(slot.index, slot.filled, count))
-            tokens += prompt[slot.filled : slot.filled + count]
-            room -= count
-            filled.append(slot)
-        if not spans:
-            return
-        self._decoder.fill(torch.tensor(tokens, device=self.device), spans)
-        for slot, span in zip(filled, spans, strict=True):
-            end = span.start + span.length
-            assert slot.request is not None
-            self._held[slot.index, span.start : end] = slot.request.prompt_ids[span.start : end]
+        for slot in sorted(
+            self._filling, key=lambda slot: slot.filled > 0
+        ):  # whole prompts first, as `Decoder` wants it
+            prompt = slot.holder.prompt_ids
+            length = min(room, len(prompt) - 1 - slot.filled)
+            if length:
+                spans.append(Span(slot.index, slot.filled, length))
+                tokens += prompt[slot.filled : slot.filled + length]
+                room -= length
+        if spans:
+            self._decoder.fill(torch.tensor(tokens, device=self.device), spans)
+        for span in spans:
+            slot, end = self._slots[span.slot], span.start + span.length
+            self._held[slot.index, span.start : end] = slot.holder.prompt_ids[span.start : end]
             self._held_length[slot.index] = slot.filled = end
-        self._stepper.begin([Row(slot.index, slot.filled, slot.request) for slot in filled if slot.is_full])  # type: ignore[arg-type]
+        ready = [slot for slot in self._filling if slot.is_full]
+        if ready:
+            self._stepper.begin(ready)
+            self._filling = [slot for slot in self._filling if not slot.is_full]
+            self._writing = (*self._writing, *ready)
 
-    def _settle(self, rows: Sequence[Row], pending: Pending) -> list[Request]:
+    def _settle(self, slots: Sequence[Slot], requests: Sequence[Request], pending: Pending) -> list[Request]:
         """Hand out the tokens of a step; those whose request has ended meanwhile are nobody's."""
-        drawn = pending.wait()
-        moved = []
-        for row, token, logprobs in zip(rows, drawn.tokens, drawn.logprobs, strict=True):
-            request = row.request
+        tokens, logprobs = pending.wait()
+        moved: list[Request] = []
+        done: list[Slot] = []
+        for place, request in enumerate(requests):
             if request.finish_reason is None:
-                request.accept(token, logprobs)
+                request.accept(tokens[place], logprobs[place] if logprobs is not None else None)
                 moved.append(request)
                 if request.finish_reason is not None:
-                    self._free(self._slots[row.slot])
+                    done.append(slots[place])
+        if done:
+            self._leave(done)
         return moved
 
-    def _free(self, slot: _Slot) -> None:
-        """Give a slot back; what it holds stays, for a request that begins alike."""
-        request = slot.request
-        assert request is not None
-        if slot.is_full:
-            held = (*request.prompt_ids, *request.token_ids[:-1])
-            self._held[slot.index, : len(held)] = held
-            self._held_length[slot.index] = len(held)
-        self._clock += 1
-        slot.request, slot.left_at = None, self._clock
+    def _leave(self, slots: Sequence[Slot]) -> None:
+        """Give slots back; what they hold stays, for requests that begin alike."""
+        for slot in slots:
+            request = slot.holder
+            if slot.is_full:
+                held = (*request.prompt_ids, *request.token_ids[:-1])
+                self._held[slot.index, : len(held)] = held
+                self._held_length[slot.index] = len(held)
+            self._clock += 1
+            slot.request, slot.left_at = None, self._clock
+            self._free.append(slot)
+        if any(slot in self._writing for slot in slots):
+            self._writing = tuple(slot for slot in self._writing if slot.request is not None)
+        self._filling = [slot for slot in self._filling if slot.request is not None]

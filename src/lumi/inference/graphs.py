@@ -21,7 +21,8 @@ from lumi.inference.cache import SlotCache
 from lumi.inference.decoder import DecoderWeights
 from lumi.inference.kernels import Buffers, decode, draw
 from lumi.inference.request import TokenLogprobs
-from lumi.inference.stepper import Drawn, Row, bias_of, count_prompt, draws
+from lumi.inference.slot import Slot
+from lumi.inference.stepper import Drawn, bias_of, count_prompt, draws
 
 _EAGER_STEPS = 4  # of a size, before a graph of it is worth its making
 
@@ -61,7 +62,8 @@ class GraphStepper:
         self._chosen_B = torch.zeros(most, dtype=torch.int32, device=device)
         self._logits_BV = torch.zeros(most, vocab, device=device)
         self._buffers = Buffers.of(weights, most)
-        self._named: tuple[int, ...] = ()  # the slots in _slots_B
+        self._slots: Sequence[Slot] = ()  # those in _slots_B
+        self._asked: dict[int, int] = {}  # places among them, and how many log-probabilities each wants
         self._graphs: dict[int, Any] = {}
         self._uses: dict[int, int] = {}
 
@@ -72,33 +74,36 @@ class GraphStepper:
             self._launch(size)
             self._capture(size)
 
-    def begin(self, rows: Sequence[Row]) -> None:
-        if not rows:
-            return
+    def begin(self, slots: Sequence[Slot]) -> None:
         vocab = self.weights.config.vocab_size
-        settings = np.zeros((len(rows), 8), dtype=np.float32)
-        uniforms = np.zeros((len(rows), self.cache.capacity), dtype=np.float32)
-        for place, (_, start, request) in enumerate(rows):
-            one = request.settings
+        settings = np.zeros((len(slots), 8), dtype=np.float32)
+        uniforms = np.zeros((len(slots), self.cache.capacity), dtype=np.float32)
+        for place, slot in enumerate(slots):
+            request, one = slot.holder, slot.holder.settings
             settings[place] = (
                 one.temperature, one.top_k or 0, one.top_p, one.min_p,
                 one.repetition_penalty, one.presence_penalty, one.frequency_penalty, one.adjusts_logits,
             )  # fmt: skip
             if one.temperature > 0:
-                uniforms[place, start : start + request.limit] = draws(one.seed, request.limit)
-        slots = self._send(np.array([row.slot for row in rows], dtype=np.int64))
-        self._settings_S8[slots] = self._send(settings)
-        self._uniforms_SC[slots] = self._send(uniforms)
-        self._last_S[slots] = self._send(np.array([row.request.prompt_ids[-1] for row in rows], dtype=np.int32))
-        self._lengths_S[slots] = self._send(np.array([row.start for row in rows], dtype=np.int32))
-        for slot, _, request in rows:
-            if request.settings.adjusts_logits:
-                self._counts_SV[slot] = self._send(count_prompt(request, vocab))
-                self._bias_SV[slot] = self._send(bias_of(request, vocab))
+                uniforms[place, slot.position : slot.position + request.limit] = draws(one.seed, request.limit)
+        places = self._send(np.array([slot.index for slot in slots], dtype=np.int64))
+        self._settings_S8[places] = self._send(settings)
+        self._uniforms_SC[places] = self._send(uniforms)
+        self._last_S[places] = self._send(np.array([slot.holder.prompt_ids[-1] for slot in slots], dtype=np.int32))
+        self._lengths_S[places] = self._send(np.array([slot.position for slot in slots], dtype=np.int32))
+        for slot in slots:
+            if slot.holder.settings.adjusts_logits:
+                self._counts_SV[slot.index] = self._send(count_prompt(slot.holder, vocab))
+                self._bias_SV[slot.index] = self._send(bias_of(slot.holder, vocab))
 
-    def step(self, rows: Sequence[Row]) -> "_Started":
-        size = next(size for size in self._sizes if size >= len(rows))
-        self._name_slots(tuple(row.slot for row in rows), size)
+    def step(self, slots: Sequence[Slot]) -> "_Started":
+        size = next(size for size in self._sizes if size >= len(slots))
+        if slots is not self._slots:
+            self._slots = slots
+            self._name_slots(tuple(slot.index for slot in slots), size)
+            self._asked = {
+                place: count for place, slot in enumerate(slots) if (count := slot.holder.settings.logprobs) is not None
+            }
         if (graph := self._graphs.get(size)) is not None:
             graph.replay()
         else:
@@ -106,18 +111,18 @@ class GraphStepper:
             self._uses[size] = self._uses.get(size, 0) + 1
             if self._uses[size] == _EAGER_STEPS:
                 self._capture(size)
-        tokens = self._fetch(self._chosen_B[: len(rows)])
-        asked = [place for place, row in enumerate(rows) if row.request.settings.logprobs is not None]
+        tokens = self._fetch(self._chosen_B[: len(slots)])
         logprobs = None
-        if asked:
-            log_probs_NV = self._logits_BV[asked].log_softmax(-1)
-            chosen_N1 = self._chosen_B[asked].long().unsqueeze(1)
+        if self._asked:
+            places = list(self._asked)
+            log_probs_NV = self._logits_BV[places].log_softmax(-1)
+            chosen_N1 = self._chosen_B[places].long().unsqueeze(1)
             likeliest = log_probs_NV.topk(min(20, log_probs_NV.shape[1]))
-            parts = (log_probs_NV.gather(1, chosen_N1), likeliest.values, likeliest.indices.to(torch.float64))
+            parts = (log_probs_NV.gather(1, chosen_N1), likeliest.values, likeliest.indices)
             logprobs = self._fetch(torch.cat([part.double() for part in parts], 1))
         done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record()
-        return _Started(rows, tokens, asked, logprobs, done)
+        return _Started(tokens, self._asked, logprobs, done)
 
     def _send(self, values: NDArray[Any]) -> Tensor:
         """Copy to the device without waiting for what it does."""
@@ -129,10 +134,7 @@ class GraphStepper:
         return torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
 
     def _name_slots(self, slots: tuple[int, ...], size: int) -> None:
-        named = slots + (self._nobody,) * (size - len(slots))
-        if named != self._named[:size]:
-            self._slots_B[:size] = self._send(np.array(named, dtype=np.int32))
-            self._named = named + self._named[size:]
+        self._slots_B[:size] = self._send(np.array(slots + (self._nobody,) * (size - len(slots)), dtype=np.int32))
 
     def _capture(self, size: int) -> None:
         graph = torch.cuda.CUDAGraph()
@@ -151,20 +153,19 @@ class GraphStepper:
 
 
 class _Started(NamedTuple):
-    rows: Sequence[Row]
     tokens: Tensor
-    asked: list[int]
+    asked: dict[int, int]
     logprobs: Tensor | None  # [asked, 1 + N + N]: of the chosen token, of the likeliest, their ids
     done: torch.cuda.Event
 
     def wait(self) -> Drawn:
         self.done.synchronize()
-        tokens = self.tokens.tolist()
+        tokens: list[int] = self.tokens.tolist()
+        if self.logprobs is None:
+            return Drawn(tokens, None)
         found: list[TokenLogprobs | None] = [None] * len(tokens)
-        if self.logprobs is not None:
-            for place, values in zip(self.asked, self.logprobs.tolist(), strict=True):
-                count = self.rows[place].request.settings.logprobs or 0
-                most = (len(values) - 1) // 2
-                likeliest = zip(map(int, values[1 + most : 1 + most + count]), values[1 : 1 + count], strict=True)
-                found[place] = TokenLogprobs(tokens[place], values[0], tuple(likeliest))
+        for (place, count), values in zip(self.asked.items(), self.logprobs.tolist(), strict=True):
+            most = (len(values) - 1) // 2
+            likeliest = zip(map(int, values[1 + most : 1 + most + count]), values[1 : 1 + count], strict=True)
+            found[place] = TokenLogprobs(tokens[place], values[0], tuple(likeliest))
         return Drawn(tokens, found)

@@ -21,12 +21,26 @@ import triton.language as tl
 from torch import Tensor
 
 from lumi.inference.cache import SlotCache
-from lumi.inference.decoder import DecoderWeights
+from lumi.inference.decoder import Decoder, DecoderWeights, Places
 
 
 @triton.jit
-def _gather(last, slots, table, x, D, BLOCK: tl.constexpr):
+def _let_next_start(EARLY: tl.constexpr):
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def _wait_for_previous(EARLY: tl.constexpr):
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
+
+
+@triton.jit
+def _gather(last, slots, table, x, D, BLOCK: tl.constexpr, EARLY: tl.constexpr):
     """x[row] = table[last token of its slot]."""
+    _let_next_start(EARLY)
+    _wait_for_previous(EARLY)
     row = tl.program_id(0)
     token = tl.load(last + tl.load(slots + row)).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -36,21 +50,25 @@ def _gather(last, slots, table, x, D, BLOCK: tl.constexpr):
 @triton.jit(do_not_specialize=["rows"])
 def _matmul(
     a, weight, out, rows, N, eps,
-    K: tl.constexpr, NORM: tl.constexpr, GATED: tl.constexpr, ADD: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    K: tl.constexpr, NORM: tl.constexpr, GATED: tl.constexpr, ADD: tl.constexpr, SPLIT: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Out = a weight^T.
 
     NORM: of the normed rows of a. GATED: silu of that, times the product with the rows of weight behind the first N.
-    ADD: to what out holds.
+    ADD: to what out holds. SPLIT: out [SPLIT, B, N], float32, gets the product of each share of K, for `_add_up`.
     """
+    _let_next_start(EARLY)
     m = tl.program_id(1) * BM + tl.arange(0, BM)
     n = tl.program_id(0) * BN + tl.arange(0, BN)
     here, there = (m < rows)[:, None], (n < N)[:, None]
+    _wait_for_previous(EARLY)
     squares = tl.zeros([BM], tl.float32)
     sums = tl.zeros([BM, BN], tl.float32)
     others = tl.zeros([BM, BN], tl.float32)
-    for begin in range(0, K, BK):
+    share = (K + SPLIT * BK - 1) // (SPLIT * BK) * BK
+    first = tl.program_id(2) * share
+    for begin in range(first, min(first + share, K), BK):
         k = begin + tl.arange(0, BK)
         inside = (k < K)[None, :]
         left = tl.load(a + m[:, None] * K + k[None, :], mask=here & inside, other=0.0)
@@ -63,38 +81,61 @@ def _matmul(
             wide = left.to(tl.float32)
             squares += tl.sum(wide * wide, 1)
     scale = tl.rsqrt(squares / K + eps)[:, None] if NORM else 1.0
-    at = out + m[:, None].to(tl.int64) * N + n[None, :]
+    at = out + (tl.program_id(2) * rows + m[:, None]).to(tl.int64) * N + n[None, :]
     kept = here & (n < N)[None, :]
-    y = _finish(sums * scale, others * scale, at, kept, GATED, ADD, weight.dtype.element_ty)
+    y = sums
+    if SPLIT == 1:
+        y = _finish(sums * scale, others * scale, at, kept, GATED, ADD, weight.dtype.element_ty)
     tl.store(at, y.to(out.dtype.element_ty), mask=kept)
+
+
+@triton.jit
+def _add_up(shares, x, size, SPLIT: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr):
+    """X += the sum of shares [SPLIT, size]."""
+    _let_next_start(EARLY)
+    _wait_for_previous(EARLY)
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], tl.float32)
+    for share in tl.static_range(SPLIT):
+        total += tl.load(shares + share * size + at, mask=at < size, other=0.0)
+    kind = x.dtype.element_ty
+    y = total.to(kind).to(tl.float32) + tl.load(x + at, mask=at < size, other=0.0).to(tl.float32)
+    tl.store(x + at, y.to(kind), mask=at < size)
 
 
 @triton.jit
 def _matvec(
     a, weight, out, N, eps,
-    K: tl.constexpr, NORM: tl.constexpr, GATED: tl.constexpr, ADD: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    K: tl.constexpr, NORM: tl.constexpr, GATED: tl.constexpr, ADD: tl.constexpr,
+    BN: tl.constexpr, BK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """What `_matmul` does, for a row at a time."""
+    """What `_matmul` does, for a row at a time; the weights are on their way before the row is there."""
+    _let_next_start(EARLY)
     row = tl.program_id(1)
     n = tl.program_id(0) * BN + tl.arange(0, BN)
-    there = (n < N)[:, None]
-    squares = tl.zeros([BK], tl.float32)
-    sums = tl.zeros([BN, BK], tl.float32)
-    others = tl.zeros([BN, BK], tl.float32)
-    for begin in tl.static_range(0, K, BK):  # unrolled, so that all loads are under way at once
-        k = begin + tl.arange(0, BK)
-        inside = (k < K)[None, :]
-        left = tl.load(a + row * K + k, mask=k < K, other=0.0).to(tl.float32)
-        w = tl.load(weight + n[:, None].to(tl.int64) * K + k[None, :], mask=there & inside, other=0.0)
+    k = tl.arange(0, BK)
+    at = weight + n[:, None].to(tl.int64) * K + k[None, :]
+    inside = (n < N)[:, None] & (k < K)[None, :]
+    w = tl.load(at, mask=inside, other=0.0)
+    w2 = tl.load(at + N.to(tl.int64) * K, mask=inside, other=0.0) if GATED else w
+    _wait_for_previous(EARLY)
+    left = tl.load(a + row * K + k, mask=k < K, other=0.0).to(tl.float32)
+    squares = left * left
+    sums = w.to(tl.float32) * left[None, :]
+    others = w2.to(tl.float32) * left[None, :]
+    for begin in tl.static_range(BK, K, BK):
+        inside = (n < N)[:, None] & (begin + k < K)[None, :]
+        w = tl.load(at + begin, mask=inside, other=0.0)
+        left = tl.load(a + row * K + begin + k, mask=begin + k < K, other=0.0).to(tl.float32)
+        squares += left * left
         sums += w.to(tl.float32) * left[None, :]
         if GATED:
-            w2 = tl.load(weight + (n[:, None] + N).to(tl.int64) * K + k[None, :], mask=there & inside, other=0.0)
+            w2 = tl.load(at + begin + N.to(tl.int64) * K, mask=inside, other=0.0)
             others += w2.to(tl.float32) * left[None, :]
-        squares += left * left
     scale = tl.rsqrt(tl.sum(squares, 0) / K + eps) if NORM else 1.0
-    at = out + row.to(tl.int64) * N + n
-    y = _finish(tl.sum(sums, 1) * scale, tl.sum(others, 1) * scale, at, n < N, GATED, ADD, weight.dtype.element_ty)
-    tl.store(at, y.to(out.dtype.element_ty), mask=n < N)
+    place = out + row.to(tl.int64) * N + n
+    y = _finish(tl.sum(sums, 1) * scale, tl.sum(others, 1) * scale, place, n < N, GATED, ADD, weight.dtype.element_ty)
+    tl.store(place, y.to(out.dtype.element_ty), mask=n < N)
 
 
 @triton.jit
@@ -120,12 +161,14 @@ def _rotated(x, e, cos, sin, E: tl.constexpr):
 def _attend(
     qkv, slots, lengths, rotary, keys, values, mixed, parts, sums, capacity, positions, scale,
     H: tl.constexpr, K: tl.constexpr, E: tl.constexpr, WIDTH: tl.constexpr, P: tl.constexpr, BS: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """Turn a row's query and key, keep key and value, and attend to a part of the slot.
 
     With one part the result goes to mixed [B, H E]; else parts [B, H, P, E] and sums [B, H, P] (logarithms of the
     softmax's denominators), float32, hold what `_join` makes it of.
     """
+    _let_next_start(EARLY)
     row, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     kv_head = head // (H // K)
     kind = keys.dtype.element_ty
@@ -134,6 +177,7 @@ def _attend(
     e = tl.arange(0, WIDTH)
     cos = tl.load(rotary + length * E + e, mask=e < E, other=0.0)
     sin = tl.load(rotary + (positions + length) * E + e, mask=e < E, other=0.0)
+    _wait_for_previous(EARLY)
     own = qkv + row * (H + 2 * K) * E
     query = _rotated(own + head * E, e, cos, sin, E).to(kind).to(tl.float32) * scale
     base = (slot * K + kv_head) * capacity * E
@@ -174,8 +218,10 @@ def _attend(
 
 
 @triton.jit
-def _join(parts, sums, mixed, E: tl.constexpr, WIDTH: tl.constexpr, P: tl.constexpr):
+def _join(parts, sums, mixed, E: tl.constexpr, WIDTH: tl.constexpr, P: tl.constexpr, EARLY: tl.constexpr):
     """Weigh the parts of a row's and head's attention by their shares of the softmax."""
+    _let_next_start(EARLY)
+    _wait_for_previous(EARLY)
     at = tl.program_id(0)
     e, p = tl.arange(0, WIDTH), tl.arange(0, P)
     logs = tl.load(sums + at * P + p)
@@ -204,11 +250,15 @@ def _border(values, wanted, by_count: tl.constexpr):
 
 
 @triton.jit
-def _draw(logits, slots, last, lengths, settings, uniforms, counts, bias, chosen, V, capacity, BLOCK: tl.constexpr):
+def _draw(
+    logits, slots, last, lengths, settings, uniforms, counts, bias, chosen, V, capacity,
+    BLOCK: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
     """Draw a token for each row as `sampling.sample` does, and feed it to its slot.
 
     settings [S, 8]: temperature, top-k, top-p, min-p, repetition, presence, frequency, whether logits are adjusted.
     """
+    _wait_for_previous(EARLY)
     row = tl.program_id(0)
     slot = tl.load(slots + row).to(tl.int64)
     length = tl.load(lengths + slot)
@@ -258,6 +308,7 @@ class Buffers(NamedTuple):
     sums: Tensor  # float32 [B, H, P]
     mixed: Tensor  # [B, H E]
     gated_BF: Tensor
+    shares: Tensor  # float32 [split, B, D]
 
     @classmethod
     def of(cls, weights: DecoderWeights, rows: int) -> "Buffers":
@@ -272,12 +323,16 @@ class Buffers(NamedTuple):
             torch.empty(shares[:2], device=device),
             torch.empty(rows, heads * e, dtype=dtype, device=device),
             torch.empty(rows, config.d_ffn, dtype=dtype, device=device),
+            torch.empty(_MOST_SPLIT, rows, config.d_model, device=device),
         )
 
 
 def num_parts(rows: int) -> int:
     """Return among how many programs the attention of one row and head is shared out."""
     return 16 if rows <= 4 else 8 if rows <= 16 else 4 if rows <= 128 else 1
+
+
+_MOST_SPLIT = 4
 
 
 class Tile(NamedTuple):
@@ -288,6 +343,7 @@ class Tile(NamedTuple):
     bk: int
     warps: int
     stages: int = 1
+    split: int = 1  # programs that share the inputs of one output
 
     def within(self, shared_bytes: int, itemsize: int, *, gated: bool) -> "Tile":
         """Return this tile with as many loads in flight, and as long ones, as a block has shared memory for."""
@@ -301,14 +357,19 @@ def tiling(product: str, rows: int, inputs: int) -> Tile:
     """Return the tile for a product: the quickest of some dozens on an H200 for the shapes of tiny, small and base."""
     if rows <= 2:
         if product == "head":
-            return Tile(1, 16, 256, 1)
-        return Tile(1, 2, 256, 1) if inputs <= 2048 else Tile(1, 2, 1024, 4)
+            return Tile(1, 16, min(256, triton.next_power_of_2(inputs)), 1)
+        whole = min(4096, triton.next_power_of_2(inputs))
+        return Tile(1, 2, whole, max(1, whole // 1024))
     bm = 16 if rows <= 16 else 32 if rows <= 32 else 64
     narrow, many = inputs <= 512, rows > 64
     if product == "head":
-        return Tile(128, 128, 64, 8, 4) if many else Tile(bm, 128, 64, 4, 3)
-    if product in ("out", "down"):
-        return Tile(bm, 32 if many else 16, 128 if product == "out" else 256, 4, 4)
+        return Tile(bm, 128, 64, 4, 3)
+    if product == "down" and inputs >= 2048:
+        return Tile(bm, 64 if many else 16 if inputs == 2048 else 32, 128, 4, 4, _MOST_SPLIT)
+    if product == "down":
+        return Tile(64, 16, 128, 4, 4) if many else Tile(min(bm, 32), 16, 256, 4, 3)
+    if product == "out":
+        return Tile(bm, 32 if many else 16, 128, 4, 4)
     if many:
         return Tile(64, 64, 64, 4, 3)
     if bm == 16:
@@ -327,6 +388,18 @@ def _shared_bytes(device: torch.device) -> int:
     return int(properties["max_shared_mem"]) - 1024
 
 
+@functools.cache
+def _early(device: torch.device, rows: int = 1) -> dict[str, bool]:
+    """Return the options with which a kernel starts while the one before it runs, where the card can do that."""
+    can = (
+        rows <= 2
+        and device.type == "cuda"
+        and torch.version.hip is None
+        and torch.cuda.get_device_capability(device) >= (9, 0)
+    )
+    return {"EARLY": True, "launch_pdl": True} if can else {"EARLY": False}
+
+
 class Product(NamedTuple):
     """What is done around a product; see `_matmul`."""
 
@@ -343,22 +416,27 @@ QKV, OUT, GATE_UP, DOWN, HEAD = (
 
 
 def multiply(
-    product: Product, a_BK: Tensor, weight: Tensor, out: Tensor, rows: int, eps: float, tile: Tile | None = None
-) -> None:
-    """Run one product of a step; ``out`` [B, N] is written, or added to."""
+    product: Product, a_BK: Tensor, weight: Tensor, out: Tensor, rows: int, eps: float, shares: Tensor,
+    tile: Tile | None = None,
+) -> None:  # fmt: skip
+    """Run one product of a step; ``out`` [B, N] is written, or added to; ``shares`` is used up."""
     inputs, outputs = weight.shape[1], weight.shape[0] // (2 if product.gated else 1)
     tile = tile or tiling(product.name, rows, inputs)
     tile = tile.within(_shared_bytes(weight.device), weight.itemsize, gated=product.gated)
+    early = _early(weight.device, rows)
     around = {"K": inputs, "NORM": product.norm, "GATED": product.gated, "ADD": product.add}
     if tile.bm == 1:
         _matvec[(triton.cdiv(outputs, tile.bn), rows)](
-            a_BK, weight, out, outputs, eps, **around, BN=tile.bn, BK=tile.bk, num_warps=tile.warps
+            a_BK, weight, out, outputs, eps, **around, BN=tile.bn, BK=tile.bk, num_warps=tile.warps, **early
         )
-    else:
-        _matmul[(triton.cdiv(outputs, tile.bn), triton.cdiv(rows, tile.bm))](
-            a_BK, weight, out, rows, outputs, eps, **around,
-            BM=tile.bm, BN=tile.bn, BK=tile.bk, num_warps=tile.warps, num_stages=tile.stages,
-        )  # fmt: skip
+        return
+    _matmul[(triton.cdiv(outputs, tile.bn), triton.cdiv(rows, tile.bm), tile.split)](
+        a_BK, weight, out if tile.split == 1 else shares, rows, outputs, eps, **around, SPLIT=tile.split,
+        BM=tile.bm, BN=tile.bn, BK=tile.bk, num_warps=tile.warps, num_stages=tile.stages, **early,
+    )  # fmt: skip
+    if tile.split > 1:
+        size = rows * outputs
+        _add_up[(triton.cdiv(size, 512),)](shares, out, size, SPLIT=tile.split, BLOCK=512, num_warps=2, **early)
 
 
 def attend(
@@ -372,10 +450,19 @@ def attend(
     _attend[(rows, heads, parts)](
         buffers.qkv, slots_B, lengths_S, weights.rotary_2CE, cache.keys[layer], cache.values[layer], buffers.mixed,
         buffers.parts, buffers.sums, cache.capacity, weights.rotary_2CE.shape[1], e**-0.5,
-        H=heads, K=config.num_kv_heads, E=e, WIDTH=width, P=parts, BS=block, num_warps=warps,
+        H=heads, K=config.num_kv_heads, E=e, WIDTH=width, P=parts, BS=block, num_warps=warps, **_early(slots_B.device, len(slots_B)),
     )  # fmt: skip
     if parts > 1:
-        _join[(rows * heads,)](buffers.parts, buffers.sums, buffers.mixed, E=e, WIDTH=width, P=parts, num_warps=1)
+        _join[(rows * heads,)](
+            buffers.parts,
+            buffers.sums,
+            buffers.mixed,
+            E=e,
+            WIDTH=width,
+            P=parts,
+            num_warps=1,
+            **_early(slots_B.device, len(slots_B)),
+        )
 
 
 def decode(
@@ -394,15 +481,17 @@ def decode(
         logits_BV: float32, written.
     """
     rows, d, eps = len(slots_B), weights.config.d_model, weights.config.norm_eps
-    x, qkv, _, _, mixed, gated = buffers
-    _gather[(rows, triton.cdiv(d, 256))](last_S, slots_B, weights.embedding_VD, x, d, BLOCK=256)
+    x, qkv, _, _, mixed, gated, shares = buffers
+    _gather[(rows, triton.cdiv(d, 256))](
+        last_S, slots_B, weights.embedding_VD, x, d, BLOCK=256, **_early(x.device, rows)
+    )
     for layer, block in enumerate(weights.blocks):
-        multiply(QKV, x, block.qkv, qkv, rows, eps)
+        multiply(QKV, x, block.qkv, qkv, rows, eps, shares)
         attend(weights, cache, buffers, slots_B, lengths_S, layer, parts=num_parts(rows))
-        multiply(OUT, mixed, block.out, x, rows, eps)
-        multiply(GATE_UP, x, block.gate_up, gated, rows, eps)
-        multiply(DOWN, gated, block.down, x, rows, eps)
-    multiply(HEAD, x, weights.head_VD, logits_BV, rows, eps)
+        multiply(OUT, mixed, block.out, x, rows, eps, shares)
+        multiply(GATE_UP, x, block.gate_up, gated, rows, eps, shares)
+        multiply(DOWN, gated, block.down, x, rows, eps, shares)
+    multiply(HEAD, x, weights.head_VD, logits_BV, rows, eps, shares)
 
 
 def draw(
@@ -426,4 +515,75 @@ def draw(
     _draw[(len(slots_B),)](
         logits_BV, slots_B, last_S, lengths_S, settings_S8, uniforms_SC, counts_SV, bias_SV, chosen_B,
         vocab, uniforms_SC.shape[1], BLOCK=triton.next_power_of_2(vocab), num_warps=32 if vocab >= 8192 else 8,
+        **_early(logits_BV.device, len(slots_B)),
     )  # fmt: skip
+
+
+@triton.jit
+def _norm_rows(x, y, D, eps, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, BLOCK)
+    values = tl.load(x + row * D + at, mask=at < D, other=0.0).to(tl.float32)
+    scale = tl.rsqrt(tl.sum(values * values, 0) / D + eps)
+    tl.store(y + row * D + at, (values * scale).to(y.dtype.element_ty), mask=at < D)
+
+
+@triton.jit
+def _turn(
+    qkv, slots, places, rotary, keys, values, capacity, positions,
+    H: tl.constexpr, K: tl.constexpr, E: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Turn queries and keys of many tokens where they are, and keep keys and values."""
+    row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    e = tl.arange(0, WIDTH)
+    x = qkv + (row * (H + 2 * K) + head) * E
+    place = tl.load(places + row)
+    kind = qkv.dtype.element_ty
+    kept = ((tl.load(slots + row) * K + (head - H) % K) * capacity + place) * E
+    if head < H + K:
+        cos = tl.load(rotary + place * E + e, mask=e < E, other=0.0)
+        sin = tl.load(rotary + (positions + place) * E + e, mask=e < E, other=0.0)
+        y = _rotated(x, e, cos, sin, E).to(kind)
+        tl.debug_barrier()  # a vector is read whole before it is written
+        tl.store(x + e, y, mask=e < E)
+        if head >= H:
+            tl.store(keys + kept + e, y, mask=e < E)
+    else:
+        tl.store(values + kept + e, tl.load(x + e, mask=e < E, other=0.0), mask=e < E)
+
+
+@triton.jit
+def _gate_rows(gate_up, out, F, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    kind = out.dtype.element_ty
+    gate = tl.load(gate_up + row * 2 * F + at, mask=at < F, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + row * 2 * F + F + at, mask=at < F, other=0.0).to(tl.float32)
+    y = (gate / (1.0 + tl.exp(-gate))).to(kind).to(tl.float32) * up
+    tl.store(out + row * F + at, y.to(kind), mask=at < F)
+
+
+class KernelDecoder(Decoder):
+    """A decoder for the prompts: what stands between its products in one kernel each."""
+
+    def _norm(self, x_ND: Tensor) -> Tensor:
+        rows, d = x_ND.shape
+        y_ND = torch.empty_like(x_ND)
+        _norm_rows[(rows,)](x_ND, y_ND, d, self.weights.config.norm_eps, BLOCK=triton.next_power_of_2(d), num_warps=4)
+        return y_ND
+
+    def _turned(self, layer: int, all_NHE: Tensor, places: Places) -> tuple[Tensor, Tensor, Tensor]:
+        config, table = self.weights.config, self.weights.rotary_2CE
+        heads, kv_heads, e = config.n_head, config.num_kv_heads, config.head_dim
+        assert places.at is not None, "on a card all is stored at once"
+        _turn[all_NHE.shape[:2]](
+            all_NHE, *places.at, table, self.cache.keys[layer], self.cache.values[layer], self.cache.capacity,
+            table.shape[1], H=heads, K=kv_heads, E=e, WIDTH=triton.next_power_of_2(e), num_warps=1,
+        )  # fmt: skip
+        return all_NHE[:, :heads], all_NHE[:, heads : heads + kv_heads], all_NHE[:, heads + kv_heads :]
+
+    def _gated(self, gate_up_NF: Tensor) -> Tensor:
+        rows, f = len(gate_up_NF), gate_up_NF.shape[1] // 2
+        out_NF = gate_up_NF.new_empty(rows, f)
+        _gate_rows[(rows, triton.cdiv(f, 1024))](gate_up_NF, out_NF, f, BLOCK=1024, num_warps=4)
+        return out_NF

@@ -29,7 +29,6 @@ class Request:
         settings: how it is answered.
         limit: tokens that may be written; what the context has room for.
         token_ids: the answer without the token that ended it.
-        text: of these, as far as it is certain; all of it once there is a finish reason.
         logprobs: of each token, the one that ended the answer too; empty where nobody asked.
         finish_reason: None while it is being written.
         cached_tokens: of the prompt, found in a slot and not computed.
@@ -40,16 +39,21 @@ class Request:
     limit: int
     detokenizer: IncrementalDetokenizer
     token_ids: list[int] = field(default_factory=list)
-    text: str = ""
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     cached_tokens: int = 0
+    _text: list[str] = field(default_factory=list)  # bit by bit
 
     @classmethod
     def of(cls, prompt_ids: Sequence[int], settings: GenerationConfig, context: int, tokenizer: Tokenizer) -> "Request":
         """Return a request that nobody has begun yet."""
         limit = min(settings.max_new_tokens, context - len(prompt_ids))
         return cls(tuple(prompt_ids), settings, limit, IncrementalDetokenizer(tokenizer, settings.stop))
+
+    @property
+    def text(self) -> str:
+        """The answer as far as it is certain; all of it once there is a finish reason. For any thread."""
+        return "".join(self._text)
 
     def accept(self, token: int, logprobs: TokenLogprobs | None = None) -> None:
         """Take the next token; sets ``finish_reason`` where it is the last."""
@@ -59,7 +63,8 @@ class Request:
             self.finish("stop")
             return
         self.token_ids.append(token)
-        self.text += self.detokenizer.push(token)
+        if text := self.detokenizer.push(token):
+            self._text.append(text)
         if self.detokenizer.stopped:
             self.finish("stop")
         elif len(self.token_ids) == self.limit:
@@ -67,6 +72,6 @@ class Request:
 
     def finish(self, reason: FinishReason) -> None:
         """End the answer here."""
-        self.text += self.detokenizer.finish()
+        self._text.append(self.detokenizer.finish())
         # what was held back may have had a stop text in it only where the answer ended by itself
         self.finish_reason = "stop" if self.detokenizer.stopped else reason

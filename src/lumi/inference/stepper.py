@@ -17,22 +17,15 @@ from torch import Tensor
 from lumi.inference.decoder import Decoder, Span
 from lumi.inference.request import Request, TokenLogprobs
 from lumi.inference.sampling import PROMPTED, Sampling, adjust, sample
+from lumi.inference.slot import Slot
 from lumi.randomness import generator
 
 
-class Row(NamedTuple):
-    """A request in its slot; ``start`` is the position of the token that is fed, the last one there is."""
-
-    slot: int
-    start: int
-    request: Request
-
-
 class Drawn(NamedTuple):
-    """What a step has drawn, for each row."""
+    """What a step has drawn, for each slot."""
 
     tokens: list[int]
-    logprobs: list[TokenLogprobs | None]
+    logprobs: Sequence[TokenLogprobs | None] | None  # None: nobody asked
 
 
 class Pending(Protocol):
@@ -53,12 +46,12 @@ class Stepper(Protocol):
         """Do beforehand what else the first steps would wait for."""
         ...
 
-    def begin(self, rows: Sequence[Row]) -> None:
-        """Take note of requests whose prompts are in their slots but for the last token."""
+    def begin(self, slots: Sequence[Slot]) -> None:
+        """Take note of requests whose prompts have come in."""
         ...
 
-    def step(self, rows: Sequence[Row]) -> Pending:
-        """Draw one token for each row."""
+    def step(self, slots: Sequence[Slot]) -> Pending:
+        """Draw one token for each slot; the same sequence again means the same slots."""
         ...
 
 
@@ -102,36 +95,37 @@ class PlainStepper:
     def warm_up(self) -> None:
         pass
 
-    def begin(self, rows: Sequence[Row]) -> None:
+    def begin(self, slots: Sequence[Slot]) -> None:
         vocab_size = self._decoder.weights.config.vocab_size
-        for slot, _, request in rows:
-            settings = request.settings
-            self._draws.pop(slot, None)
-            self._adjustments.pop(slot, None)
+        for slot in slots:
+            request, settings = slot.holder, slot.holder.settings
+            self._draws.pop(slot.index, None)
+            self._adjustments.pop(slot.index, None)
             if settings.temperature > 0:
-                self._draws[slot] = draws(settings.seed, request.limit)
+                self._draws[slot.index] = draws(settings.seed, request.limit)
             if settings.adjusts_logits:
-                self._adjustments[slot] = _Adjustment(
+                self._adjustments[slot.index] = _Adjustment(
                     torch.from_numpy(count_prompt(request, vocab_size)).to(self._device),
                     torch.from_numpy(bias_of(request, vocab_size)).to(self._device),
                 )
 
-    def step(self, rows: Sequence[Row]) -> "_Done":
-        tokens_B = torch.tensor([_last(row.request) for row in rows], device=self._device)
-        logits_BV = self._decoder.logits(tokens_B, [Span(row.slot, row.start, 1) for row in rows])
-        chosen_B = self._sample(logits_BV, rows)
+    def step(self, slots: Sequence[Slot]) -> "_Done":
+        tokens_B = torch.tensor([_last(slot.holder) for slot in slots], device=self._device)
+        logits_BV = self._decoder.logits(tokens_B, [Span(slot.index, slot.position, 1) for slot in slots])
+        chosen_B = self._sample(logits_BV, slots)
         chosen = chosen_B.tolist()
-        for row, token in zip(rows, chosen, strict=True):
-            if (adjustment := self._adjustments.get(row.slot)) is not None:
+        for slot, token in zip(slots, chosen, strict=True):
+            if (adjustment := self._adjustments.get(slot.index)) is not None:
                 adjustment.counts_V[token] += 1
-        return _Done(Drawn(chosen, _logprobs(logits_BV, chosen_B, rows)))
+        return _Done(Drawn(chosen, _logprobs(logits_BV, chosen_B, slots)))
 
-    def _sample(self, logits_BV: Tensor, rows: Sequence[Row]) -> Tensor:
-        if all(row.request.settings.temperature == 0 and row.slot not in self._adjustments for row in rows):
+    def _sample(self, logits_BV: Tensor, slots: Sequence[Slot]) -> Tensor:
+        settings = [slot.holder.settings for slot in slots]
+        if all(one.temperature == 0 and not one.adjusts_logits for one in settings):
             return logits_BV.argmax(-1)
-        sampling = Sampling.of([row.request.settings for row in rows], self._device)
-        for place, row in enumerate(rows):
-            if (adjustment := self._adjustments.get(row.slot)) is not None:
+        sampling = Sampling.of(settings, self._device)
+        for place, slot in enumerate(slots):
+            if (adjustment := self._adjustments.get(slot.index)) is not None:
                 here = slice(place, place + 1)
                 own = Sampling(*(values_B[here] for values_B in sampling))
                 counts_1V, bias_1V = adjustment.counts_V.unsqueeze(0), adjustment.bias_V.unsqueeze(0)
@@ -140,9 +134,7 @@ class PlainStepper:
                     torch.tensor([place], device=self._device),
                     adjust(logits_BV[here], counts_1V, bias_1V, own),
                 )
-        uniforms = [
-            self._draws[row.slot][len(row.request.token_ids)] if row.slot in self._draws else 0.0 for row in rows
-        ]
+        uniforms = [self._draws[slot.index][slot.started] if slot.index in self._draws else 0.0 for slot in slots]
         return sample(logits_BV, torch.tensor(uniforms, dtype=torch.float64, device=self._device), sampling)
 
 
@@ -157,14 +149,16 @@ def _last(request: Request) -> int:
     return request.token_ids[-1] if request.token_ids else request.prompt_ids[-1]
 
 
-def _logprobs(logits_BV: Tensor, chosen_B: Tensor, rows: Sequence[Row]) -> list[TokenLogprobs | None]:
+def _logprobs(logits_BV: Tensor, chosen_B: Tensor, slots: Sequence[Slot]) -> Sequence[TokenLogprobs | None] | None:
     """Report log-probabilities to those who asked, by the logits as the model gave them."""
-    out: list[TokenLogprobs | None] = [None] * len(rows)
-    for place, row in enumerate(rows):
-        if (count := row.request.settings.logprobs) is not None:
-            log_probs_V = logits_BV[place].log_softmax(-1)
-            likeliest = log_probs_V.topk(min(count, len(log_probs_V)))
-            token = int(chosen_B[place])
-            pairs = tuple(zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True))
-            out[place] = TokenLogprobs(token, float(log_probs_V[token]), pairs)
+    asked = {place: count for place, slot in enumerate(slots) if (count := slot.holder.settings.logprobs) is not None}
+    if not asked:
+        return None
+    out: list[TokenLogprobs | None] = [None] * len(slots)
+    for place, count in asked.items():
+        log_probs_V = logits_BV[place].log_softmax(-1)
+        likeliest = log_probs_V.topk(min(count, len(log_probs_V)))
+        token = int(chosen_B[place])
+        pairs = tuple(zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True))
+        out[place] = TokenLogprobs(token, float(log_probs_V[token]), pairs)
     return out

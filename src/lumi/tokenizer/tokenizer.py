@@ -138,6 +138,10 @@ class Tokenizer:
         """Return the UTF-8 bytes that an id stands for; empty for control symbols."""
         return self._pieces[token]
 
+    def piece_text(self, token: int) -> str | None:
+        """Return the text that an id stands for; None for a part of a character."""
+        return self._piece_texts[token]
+
     def is_byte(self, token: int) -> bool:
         """Say whether an id stands for a single byte of a character without a piece of its own."""
         found: bool = self._plain.is_byte(token)
@@ -155,6 +159,10 @@ class Tokenizer:
             else:
                 pieces.append(model.id_to_piece(token).replace("\u2581", " ").encode())
         return pieces
+
+    @cached_property
+    def _piece_texts(self) -> list[str | None]:
+        return [None if self._plain.is_byte(token) else piece.decode() for token, piece in enumerate(self._pieces)]
 
     @cached_property
     def _spelled_pieces(self) -> list[bytes]:
