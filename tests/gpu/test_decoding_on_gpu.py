@@ -63,7 +63,7 @@ CASES = [("usual", torch.bfloat16, rows) for rows in (1, 3, 20, 70)] + [
 @pytest.mark.parametrize("shape, dtype, rows", CASES, ids=str)
 @torch.inference_mode()
 def test_kernels_give_the_logits_of_the_plain_decoder(shape, dtype, rows):
-    from lumi.inference.kernels import Buffers, decode
+    from lumi.inference.card_decoder import Buffers, decode
 
     if INTERPRETED and dtype == torch.bfloat16:
         pytest.skip("the interpreter has no bf16")
@@ -108,6 +108,35 @@ def test_kernels_give_the_logits_of_the_plain_decoder(shape, dtype, rows):
         assert error.item() < LARGEST_ERROR[dtype]
 
 
+@pytest.mark.parametrize("inputs, outputs", [(40, 50), (128, 97)] + [(256, 1000), (768, 2304)] * (not INTERPRETED))
+@torch.inference_mode()
+def test_products_of_every_tile(inputs, outputs):
+    """Shapes that fit no tile found a tile that triton made wrong."""
+    from lumi.inference.card_decoder import DOWN, GATE_UP, HEAD, OUT, QKV, multiply
+
+    dtype = torch.float16 if INTERPRETED else torch.bfloat16
+    draw = torch.Generator(DEVICE).manual_seed(inputs)
+    for rows in (2, 5, 33, 70) if INTERPRETED else (1, 2, 3, 16, 17, 33, 64, 65, 70, 130, 256):
+        for product in (QKV, OUT, GATE_UP, DOWN, HEAD):
+            k, n = (inputs * 4 if product is DOWN else inputs), (inputs if product.add else outputs)
+            a = torch.randn(rows, k, device=DEVICE, generator=draw).to(dtype)
+            weight = (torch.randn(n * (1 + product.gated), k, device=DEVICE, generator=draw) / k**0.5).to(dtype)
+            out = torch.randn(rows, n, device=DEVICE, generator=draw).to(torch.float32 if product is HEAD else dtype)
+            wide = a.float()
+            if product.norm:
+                wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-5)
+            wanted = wide @ weight.float().t()
+            if product.gated:
+                gate, up = wanted.chunk(2, -1)
+                wanted = torch.nn.functional.silu(gate) * up
+            if product.add:
+                wanted = wanted + out.float()
+            shares = torch.full((4, rows, n), float("nan"), device=DEVICE)
+            multiply(product, a, weight, out, rows, 1e-5, shares)
+            worst = ((out.float() - wanted).norm(dim=1) / wanted.norm(dim=1)).max().item()
+            assert worst < 2e-2, (product.name, rows, worst)
+
+
 KINDS = [
     {"temperature": 0.0}, {"temperature": 1.0, "top_p": 1.0}, {"temperature": 0.7, "top_p": 0.9},
     {"temperature": 1.3, "top_k": 5, "top_p": 1.0}, {"temperature": 1.0, "top_k": 40, "top_p": 0.8},
@@ -120,7 +149,7 @@ KINDS = [
 @pytest.mark.parametrize("vocab_size", [97] if INTERPRETED else [97, 32768])
 @torch.inference_mode()
 def test_the_draw_is_the_plain_one(vocab_size):
-    from lumi.inference.kernels import draw
+    from lumi.inference.card_decoder import draw
 
     config = [GenerationConfig(**KINDS[n % len(KINDS)]) for n in range(4 * len(KINDS))]
     rows = len(config)

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from lumi.inference.cache import SlotCache
 from lumi.model import Llama, ModelConfig
-from lumi.model.attention import rotate
 from lumi.model.llama import Block, RMSNorm, whole
 from lumi.model.lora import RowEmbedding
 
@@ -143,6 +142,9 @@ class Decoder:
 
     def __init__(self, weights: DecoderWeights, cache: SlotCache, matrix: Callable[[Tensor], Matrix] = Dense) -> None:
         self.weights, self.cache = weights, cache
+        cos_CE, sin_CE = weights.rotary_2CE
+        half = sin_CE.shape[1] // 2  # the other half comes in with a sign: the table has it, so that no step must
+        self._turn_2CE = torch.stack([cos_CE, torch.cat([-sin_CE[:, :half], sin_CE[:, half:]], 1)])
         self._head = matrix(weights.head_VD)
         self._matrices = [
             (matrix(block.qkv), matrix(block.out), matrix(block.gate_up), matrix(block.down))
@@ -176,7 +178,7 @@ class Decoder:
 
     def _placed(self, spans: Sequence[Span]) -> "Places":
         """Work out once what every layer needs to know of the spans."""
-        table, device = self.weights.rotary_2CE, self.weights.rotary_2CE.device
+        table, device = self._turn_2CE, self._turn_2CE.device
         parts, begin = [], 0
         for span in spans:
             parts.append((span, slice(begin, begin := begin + span.length)))
@@ -201,8 +203,7 @@ class Decoder:
         return F.embedding(tokens_N, self.weights.embedding_VD)
 
     def _norm(self, x_ND: Tensor) -> Tensor:
-        wide = x_ND.float()
-        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.weights.config.norm_eps)).to(x_ND.dtype)
+        return F.rms_norm(x_ND.float(), x_ND.shape[1:], None, self.weights.config.norm_eps).to(x_ND.dtype)
 
     def _projected(self, layer: int, x_ND: Tensor, places: "Places") -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values, turned; stored already where all are stored at once."""
@@ -211,7 +212,9 @@ class Decoder:
 
     def _turned(self, layer: int, all_NHE: Tensor, places: "Places") -> tuple[Tensor, Tensor, Tensor]:
         heads, kv_heads = self.weights.config.n_head, self.weights.config.num_kv_heads
-        turned_NHE = rotate(all_NHE[:, : heads + kv_heads].unsqueeze(2), *places.rotary_2N1E).squeeze(2)
+        qk_NHE = all_NHE[:, : heads + kv_heads].float()
+        cos_N1E, sin_N1E = places.rotary_2N1E
+        turned_NHE = torch.addcmul(qk_NHE * cos_N1E, qk_NHE.roll(qk_NHE.shape[2] // 2, 2), sin_N1E).to(all_NHE.dtype)
         k_NKE, v_NKE = turned_NHE[:, heads:], all_NHE[:, heads + kv_heads :]
         if places.at is not None:
             self.cache.put(layer, *places.at, k_NKE, v_NKE)

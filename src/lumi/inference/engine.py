@@ -70,10 +70,10 @@ class Engine:
         self._decoder = Decoder(weights, self._cache, Int8 if int8 else Dense)
         self._stepper: Stepper = PlainStepper(self._decoder)
         if with_graphs:
+            from lumi.inference.card_decoder import CardDecoder
             from lumi.inference.graphs import GraphStepper
-            from lumi.inference.kernels import KernelDecoder
 
-            self._decoder = KernelDecoder(weights, self._cache)
+            self._decoder = CardDecoder(weights, self._cache)
             self._stepper = GraphStepper(weights, self._cache)
         self._slots = [Slot(index) for index in range(num_slots)]
         self._held = np.zeros((num_slots, self.context), dtype=np.int32)  # tokens whose keys and values are there

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lumi.inference.cache import SlotCache
+from lumi.inference.card_decoder import Buffers, decode, draw
 from lumi.inference.decoder import DecoderWeights
-from lumi.inference.kernels import Buffers, decode, draw
 from lumi.inference.request import TokenLogprobs
 from lumi.inference.slot import Slot
 from lumi.inference.stepper import Drawn, bias_of, count_prompt, draws

@@ -1,4 +1,4 @@
-"""Decoding on CUDA: one new token a row, in few kernels a layer, so that a step is short enough to be bound by memory.
+"""Kernels for decoding on CUDA: one new token a row, few kernels a layer, so that memory is what bounds a step.
 
     gather -> ( norm, q k v -> rotate, keep, attend (-> join) -> out, add -> norm, gate up -> down, add ) x layers
            -> norm, head -> draw
@@ -12,16 +12,8 @@ Shapes: B rows, D d_model, H query heads, K key/value heads, E head_dim, F d_ffn
 of a slot, P parts of a row's attention.
 """
 
-import functools
-from typing import NamedTuple
-
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
-from lumi.inference.cache import SlotCache
-from lumi.inference.decoder import Decoder, DecoderWeights, Places
 
 
 @triton.jit
@@ -37,7 +29,7 @@ def _wait_for_previous(EARLY: tl.constexpr):
 
 
 @triton.jit
-def _gather(last, slots, table, x, D, BLOCK: tl.constexpr, EARLY: tl.constexpr):
+def gather(last, slots, table, x, D, BLOCK: tl.constexpr, EARLY: tl.constexpr):
     """x[row] = table[last token of its slot]."""
     _let_next_start(EARLY)
     _wait_for_previous(EARLY)
@@ -48,7 +40,7 @@ def _gather(last, slots, table, x, D, BLOCK: tl.constexpr, EARLY: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["rows"])
-def _matmul(
+def matmul(
     a, weight, out, rows, N, eps,
     K: tl.constexpr, NORM: tl.constexpr, GATED: tl.constexpr, ADD: tl.constexpr, SPLIT: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EARLY: tl.constexpr,
@@ -56,7 +48,7 @@ def _matmul(
     """Out = a weight^T.
 
     NORM: of the normed rows of a. GATED: silu of that, times the product with the rows of weight behind the first N.
-    ADD: to what out holds. SPLIT: out [SPLIT, B, N], float32, gets the product of each share of K, for `_add_up`.
+    ADD: to what out holds. SPLIT: out [SPLIT, B, N], float32, gets the product of each share of K, for `add_up`.
     """
     _let_next_start(EARLY)
     m = tl.program_id(1) * BM + tl.arange(0, BM)
@@ -90,7 +82,7 @@ def _matmul(
 
 
 @triton.jit
-def _add_up(shares, x, size, SPLIT: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr):
+def add_up(shares, x, size, SPLIT: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr):
     """X += the sum of shares [SPLIT, size]."""
     _let_next_start(EARLY)
     _wait_for_previous(EARLY)
@@ -104,12 +96,12 @@ def _add_up(shares, x, size, SPLIT: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl
 
 
 @triton.jit
-def _matvec(
+def matvec(
     a, weight, out, N, eps,
     K: tl.constexpr, NORM: tl.constexpr, GATED: tl.constexpr, ADD: tl.constexpr,
     BN: tl.constexpr, BK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """What `_matmul` does, for a row at a time; the weights are on their way before the row is there."""
+    """What `matmul` does, for a row at a time; the weights are on their way before the row is there."""
     _let_next_start(EARLY)
     row = tl.program_id(1)
     n = tl.program_id(0) * BN + tl.arange(0, BN)
@@ -158,7 +150,7 @@ def _rotated(x, e, cos, sin, E: tl.constexpr):
 
 
 @triton.jit
-def _attend(
+def attend(
     qkv, slots, lengths, rotary, keys, values, mixed, parts, sums, capacity, positions, scale,
     H: tl.constexpr, K: tl.constexpr, E: tl.constexpr, WIDTH: tl.constexpr, P: tl.constexpr, BS: tl.constexpr,
     EARLY: tl.constexpr,
@@ -166,7 +158,7 @@ def _attend(
     """Turn a row's query and key, keep key and value, and attend to a part of the slot.
 
     With one part the result goes to mixed [B, H E]; else parts [B, H, P, E] and sums [B, H, P] (logarithms of the
-    softmax's denominators), float32, hold what `_join` makes it of.
+    softmax's denominators), float32, hold what `join` makes it of.
     """
     _let_next_start(EARLY)
     row, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -218,7 +210,7 @@ def _attend(
 
 
 @triton.jit
-def _join(parts, sums, mixed, E: tl.constexpr, WIDTH: tl.constexpr, P: tl.constexpr, EARLY: tl.constexpr):
+def join(parts, sums, mixed, E: tl.constexpr, WIDTH: tl.constexpr, P: tl.constexpr, EARLY: tl.constexpr):
     """Weigh the parts of a row's and head's attention by their shares of the softmax."""
     _let_next_start(EARLY)
     _wait_for_previous(EARLY)
@@ -250,7 +242,7 @@ def _border(values, wanted, by_count: tl.constexpr):
 
 
 @triton.jit
-def _draw(
+def draw(
     logits, slots, last, lengths, settings, uniforms, counts, bias, chosen, V, capacity,
     BLOCK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
@@ -299,228 +291,8 @@ def _draw(
         tl.store(place, tl.load(place) + 1)
 
 
-class Buffers(NamedTuple):
-    """What stands between the kernels of a step, for the largest number of rows."""
-
-    x_BD: Tensor
-    qkv: Tensor
-    parts: Tensor  # float32 [B, H, P, E]
-    sums: Tensor  # float32 [B, H, P]
-    mixed: Tensor  # [B, H E]
-    gated_BF: Tensor
-    shares: Tensor  # float32 [split, B, D]
-
-    @classmethod
-    def of(cls, weights: DecoderWeights, rows: int) -> "Buffers":
-        """Claim the memory."""
-        config, device, dtype = weights.config, weights.head_VD.device, weights.dtype
-        heads, e = config.n_head, config.head_dim
-        shares = (max(size * num_parts(size) for size in range(1, rows + 1)), heads, e)
-        return cls(
-            torch.empty(rows, config.d_model, dtype=dtype, device=device),
-            torch.empty(rows, (heads + 2 * config.num_kv_heads) * e, dtype=dtype, device=device),
-            torch.empty(shares, device=device),
-            torch.empty(shares[:2], device=device),
-            torch.empty(rows, heads * e, dtype=dtype, device=device),
-            torch.empty(rows, config.d_ffn, dtype=dtype, device=device),
-            torch.empty(_MOST_SPLIT, rows, config.d_model, device=device),
-        )
-
-
-def num_parts(rows: int) -> int:
-    """Return among how many programs the attention of one row and head is shared out."""
-    return 16 if rows <= 4 else 8 if rows <= 16 else 4 if rows <= 128 else 1
-
-
-_MOST_SPLIT = 4
-
-
-class Tile(NamedTuple):
-    """What one program of a product computes, and with how many warps and loads in flight; bm 1: `_matvec`."""
-
-    bm: int
-    bn: int
-    bk: int
-    warps: int
-    stages: int = 1
-    split: int = 1  # programs that share the inputs of one output
-
-    def within(self, shared_bytes: int, itemsize: int, *, gated: bool) -> "Tile":
-        """Return this tile with as many loads in flight, and as long ones, as a block has shared memory for."""
-        tile = self
-        while tile.bm > 1 and (tile.bm + tile.bn * (1 + gated)) * tile.bk * itemsize * tile.stages > shared_bytes:
-            tile = tile._replace(stages=tile.stages - 1) if tile.stages > 2 else tile._replace(bk=tile.bk // 2)
-        return tile
-
-
-def tiling(product: str, rows: int, inputs: int) -> Tile:
-    """Return the tile for a product: the quickest of some dozens on an H200 for the shapes of tiny, small and base."""
-    if rows <= 2:
-        if product == "head":
-            return Tile(1, 16, min(256, triton.next_power_of_2(inputs)), 1)
-        whole = min(4096, triton.next_power_of_2(inputs))
-        return Tile(1, 2, whole, max(1, whole // 1024))
-    bm = 16 if rows <= 16 else 32 if rows <= 32 else 64
-    narrow, many = inputs <= 512, rows > 64
-    if product == "head":
-        return Tile(bm, 128, 64, 4, 3)
-    if product == "down" and inputs >= 2048:
-        return Tile(bm, 64 if many else 16 if inputs == 2048 else 32, 128, 4, 4, _MOST_SPLIT)
-    if product == "down":
-        return Tile(64, 16, 128, 4, 4) if many else Tile(min(bm, 32), 16, 256, 4, 3)
-    if product == "out":
-        return Tile(bm, 32 if many else 16, 128, 4, 4)
-    if many:
-        return Tile(64, 64, 64, 4, 3)
-    if bm == 16:
-        return Tile(16, 16, 256, 2, 3) if narrow else Tile(16, 32, 128, 4, 3)
-    if product == "qkv":
-        return Tile(bm, 32, 64, 4, 4)
-    return Tile(bm, 16, 64, 4, 4) if narrow else Tile(bm, 32, 128, 4, 3)
-
-
-@functools.cache
-def _shared_bytes(device: torch.device) -> int:
-    """Return how much shared memory a block may have."""
-    if device.type != "cuda":
-        return 1 << 20
-    properties = triton.runtime.driver.active.utils.get_device_properties(device.index or 0)
-    return int(properties["max_shared_mem"]) - 1024
-
-
-@functools.cache
-def _early(device: torch.device, rows: int = 1) -> dict[str, bool]:
-    """Return the options with which a kernel starts while the one before it runs, where the card can do that."""
-    can = (
-        rows <= 2
-        and device.type == "cuda"
-        and torch.version.hip is None
-        and torch.cuda.get_device_capability(device) >= (9, 0)
-    )
-    return {"EARLY": True, "launch_pdl": True} if can else {"EARLY": False}
-
-
-class Product(NamedTuple):
-    """What is done around a product; see `_matmul`."""
-
-    name: str
-    norm: bool = False
-    gated: bool = False
-    add: bool = False
-
-
-QKV, OUT, GATE_UP, DOWN, HEAD = (
-    Product("qkv", norm=True), Product("out", add=True), Product("gate_up", norm=True, gated=True),
-    Product("down", add=True), Product("head", norm=True),
-)  # fmt: skip
-
-
-def multiply(
-    product: Product, a_BK: Tensor, weight: Tensor, out: Tensor, rows: int, eps: float, shares: Tensor,
-    tile: Tile | None = None,
-) -> None:  # fmt: skip
-    """Run one product of a step; ``out`` [B, N] is written, or added to; ``shares`` is used up."""
-    inputs, outputs = weight.shape[1], weight.shape[0] // (2 if product.gated else 1)
-    tile = tile or tiling(product.name, rows, inputs)
-    tile = tile.within(_shared_bytes(weight.device), weight.itemsize, gated=product.gated)
-    early = _early(weight.device, rows)
-    around = {"K": inputs, "NORM": product.norm, "GATED": product.gated, "ADD": product.add}
-    if tile.bm == 1:
-        _matvec[(triton.cdiv(outputs, tile.bn), rows)](
-            a_BK, weight, out, outputs, eps, **around, BN=tile.bn, BK=tile.bk, num_warps=tile.warps, **early
-        )
-        return
-    _matmul[(triton.cdiv(outputs, tile.bn), triton.cdiv(rows, tile.bm), tile.split)](
-        a_BK, weight, out if tile.split == 1 else shares, rows, outputs, eps, **around, SPLIT=tile.split,
-        BM=tile.bm, BN=tile.bn, BK=tile.bk, num_warps=tile.warps, num_stages=tile.stages, **early,
-    )  # fmt: skip
-    if tile.split > 1:
-        size = rows * outputs
-        _add_up[(triton.cdiv(size, 512),)](shares, out, size, SPLIT=tile.split, BLOCK=512, num_warps=2, **early)
-
-
-def attend(
-    weights: DecoderWeights, cache: SlotCache, buffers: Buffers, slots_B: Tensor, lengths_S: Tensor, layer: int,
-    *, parts: int, block: int = 64, warps: int = 1,
-) -> None:  # fmt: skip
-    """Run the attention of one layer: from ``buffers.qkv`` to ``buffers.mixed``."""
-    config, rows = weights.config, len(slots_B)
-    heads, e = config.n_head, config.head_dim
-    width = triton.next_power_of_2(e)
-    _attend[(rows, heads, parts)](
-        buffers.qkv, slots_B, lengths_S, weights.rotary_2CE, cache.keys[layer], cache.values[layer], buffers.mixed,
-        buffers.parts, buffers.sums, cache.capacity, weights.rotary_2CE.shape[1], e**-0.5,
-        H=heads, K=config.num_kv_heads, E=e, WIDTH=width, P=parts, BS=block, num_warps=warps, **_early(slots_B.device, len(slots_B)),
-    )  # fmt: skip
-    if parts > 1:
-        _join[(rows * heads,)](
-            buffers.parts,
-            buffers.sums,
-            buffers.mixed,
-            E=e,
-            WIDTH=width,
-            P=parts,
-            num_warps=1,
-            **_early(slots_B.device, len(slots_B)),
-        )
-
-
-def decode(
-    weights: DecoderWeights, cache: SlotCache, buffers: Buffers, slots_B: Tensor, last_S: Tensor, lengths_S: Tensor,
-    logits_BV: Tensor,
-) -> None:  # fmt: skip
-    """Feed each row its slot's last token, at the position that is its length; write the logits behind it.
-
-    Args:
-        weights: of the model.
-        cache: keys and values, those of the token are added.
-        buffers: for at least as many rows.
-        slots_B: int32, the slot of each row.
-        last_S: int32, a token for each slot.
-        lengths_S: int32, positions that each slot holds.
-        logits_BV: float32, written.
-    """
-    rows, d, eps = len(slots_B), weights.config.d_model, weights.config.norm_eps
-    x, qkv, _, _, mixed, gated, shares = buffers
-    _gather[(rows, triton.cdiv(d, 256))](
-        last_S, slots_B, weights.embedding_VD, x, d, BLOCK=256, **_early(x.device, rows)
-    )
-    for layer, block in enumerate(weights.blocks):
-        multiply(QKV, x, block.qkv, qkv, rows, eps, shares)
-        attend(weights, cache, buffers, slots_B, lengths_S, layer, parts=num_parts(rows))
-        multiply(OUT, mixed, block.out, x, rows, eps, shares)
-        multiply(GATE_UP, x, block.gate_up, gated, rows, eps, shares)
-        multiply(DOWN, gated, block.down, x, rows, eps, shares)
-    multiply(HEAD, x, weights.head_VD, logits_BV, rows, eps, shares)
-
-
-def draw(
-    logits_BV: Tensor, slots_B: Tensor, last_S: Tensor, lengths_S: Tensor, settings_S8: Tensor, uniforms_SC: Tensor,
-    counts_SV: Tensor, bias_SV: Tensor, chosen_B: Tensor,
-) -> None:  # fmt: skip
-    """Draw a token for each row, write it to ``chosen_B`` and to its slot, and let the slot's length grow by one.
-
-    Args:
-        logits_BV: float32.
-        slots_B: int32, the slot of each row.
-        last_S: int32, written.
-        lengths_S: int32, written.
-        settings_S8: float32, see `_draw`.
-        uniforms_SC: float32, the number for the token behind each position.
-        counts_SV: int16, as `sampling.adjust` wants it; written.
-        bias_SV: float32.
-        chosen_B: int32, written.
-    """
-    vocab = logits_BV.shape[1]
-    _draw[(len(slots_B),)](
-        logits_BV, slots_B, last_S, lengths_S, settings_S8, uniforms_SC, counts_SV, bias_SV, chosen_B,
-        vocab, uniforms_SC.shape[1], BLOCK=triton.next_power_of_2(vocab), num_warps=32 if vocab >= 8192 else 8,
-        **_early(logits_BV.device, len(slots_B)),
-    )  # fmt: skip
-
-
 @triton.jit
-def _norm_rows(x, y, D, eps, BLOCK: tl.constexpr):
+def norm_rows(x, y, D, eps, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     values = tl.load(x + row * D + at, mask=at < D, other=0.0).to(tl.float32)
@@ -529,7 +301,7 @@ def _norm_rows(x, y, D, eps, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _turn(
+def turn(
     qkv, slots, places, rotary, keys, values, capacity, positions,
     H: tl.constexpr, K: tl.constexpr, E: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
@@ -553,7 +325,7 @@ def _turn(
 
 
 @triton.jit
-def _gate_rows(gate_up, out, F, BLOCK: tl.constexpr):
+def gate_rows(gate_up, out, F, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     kind = out.dtype.element_ty
@@ -561,29 +333,3 @@ def _gate_rows(gate_up, out, F, BLOCK: tl.constexpr):
     up = tl.load(gate_up + row * 2 * F + F + at, mask=at < F, other=0.0).to(tl.float32)
     y = (gate / (1.0 + tl.exp(-gate))).to(kind).to(tl.float32) * up
     tl.store(out + row * F + at, y.to(kind), mask=at < F)
-
-
-class KernelDecoder(Decoder):
-    """A decoder for the prompts: what stands between its products in one kernel each."""
-
-    def _norm(self, x_ND: Tensor) -> Tensor:
-        rows, d = x_ND.shape
-        y_ND = torch.empty_like(x_ND)
-        _norm_rows[(rows,)](x_ND, y_ND, d, self.weights.config.norm_eps, BLOCK=triton.next_power_of_2(d), num_warps=4)
-        return y_ND
-
-    def _turned(self, layer: int, all_NHE: Tensor, places: Places) -> tuple[Tensor, Tensor, Tensor]:
-        config, table = self.weights.config, self.weights.rotary_2CE
-        heads, kv_heads, e = config.n_head, config.num_kv_heads, config.head_dim
-        assert places.at is not None, "on a card all is stored at once"
-        _turn[all_NHE.shape[:2]](
-            all_NHE, *places.at, table, self.cache.keys[layer], self.cache.values[layer], self.cache.capacity,
-            table.shape[1], H=heads, K=kv_heads, E=e, WIDTH=triton.next_power_of_2(e), num_warps=1,
-        )  # fmt: skip
-        return all_NHE[:, :heads], all_NHE[:, heads : heads + kv_heads], all_NHE[:, heads + kv_heads :]
-
-    def _gated(self, gate_up_NF: Tensor) -> Tensor:
-        rows, f = len(gate_up_NF), gate_up_NF.shape[1] // 2
-        out_NF = gate_up_NF.new_empty(rows, f)
-        _gate_rows[(rows, triton.cdiv(f, 1024))](gate_up_NF, out_NF, f, BLOCK=1024, num_warps=4)
-        return out_NF

@@ -5,7 +5,8 @@
 Shapes: B slots, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -19,6 +20,8 @@ from lumi.inference.request import Request, TokenLogprobs
 from lumi.inference.sampling import PROMPTED, Sampling, adjust, sample
 from lumi.inference.slot import Slot
 from lumi.randomness import generator
+
+_FEW_ROWS = 2
 
 
 class Drawn(NamedTuple):
@@ -111,7 +114,8 @@ class PlainStepper:
 
     def step(self, slots: Sequence[Slot]) -> "_Done":
         tokens_B = torch.tensor([_last(slot.holder) for slot in slots], device=self._device)
-        logits_BV = self._decoder.logits(tokens_B, [Span(slot.index, slot.position, 1) for slot in slots])
+        with _few_threads(len(slots), self._device):
+            logits_BV = self._decoder.logits(tokens_B, [Span(slot.index, slot.position, 1) for slot in slots])
         chosen_B = self._sample(logits_BV, slots)
         chosen = chosen_B.tolist()
         for slot, token in zip(slots, chosen, strict=True):
@@ -136,6 +140,20 @@ class PlainStepper:
                 )
         uniforms = [self._draws[slot.index][slot.started] if slot.index in self._draws else 0.0 for slot in slots]
         return sample(logits_BV, torch.tensor(uniforms, dtype=torch.float64, device=self._device), sampling)
+
+
+@contextmanager
+def _few_threads(rows: int, device: torch.device) -> Iterator[None]:
+    """Use one thread where a CPU has few rows: memory is what they wait for, and waking threads takes longer."""
+    if device.type != "cpu" or rows > _FEW_ROWS:
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _Done(NamedTuple):

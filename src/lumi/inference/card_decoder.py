@@ -1,0 +1,223 @@
+"""The decoder on a CUDA card: what is launched, in which order, with which tiles.
+
+`decode` and `draw` are a step for one new token a row, made for CUDA graphs; `CardDecoder` brings prompts in.
+
+Shapes: as `lumi.inference.kernels`.
+"""
+
+import functools
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from lumi.inference import kernels
+from lumi.inference.cache import SlotCache
+from lumi.inference.decoder import Decoder, DecoderWeights, Places
+from lumi.inference.tiles import MOST_SPLIT, Tile, tiling
+
+
+class Buffers(NamedTuple):
+    """What stands between the kernels of a step, for the largest number of rows."""
+
+    x_BD: Tensor
+    qkv: Tensor
+    parts: Tensor  # float32 [B, H, P, E]
+    sums: Tensor  # float32 [B, H, P]
+    mixed: Tensor  # [B, H E]
+    gated_BF: Tensor
+    shares: Tensor  # float32 [split, B, D]
+
+    @classmethod
+    def of(cls, weights: DecoderWeights, rows: int) -> "Buffers":
+        """Claim the memory."""
+        config, device, dtype = weights.config, weights.head_VD.device, weights.dtype
+        heads, e = config.n_head, config.head_dim
+        shares = (max(size * num_parts(size) for size in range(1, rows + 1)), heads, e)
+        return cls(
+            torch.empty(rows, config.d_model, dtype=dtype, device=device),
+            torch.empty(rows, (heads + 2 * config.num_kv_heads) * e, dtype=dtype, device=device),
+            torch.empty(shares, device=device),
+            torch.empty(shares[:2], device=device),
+            torch.empty(rows, heads * e, dtype=dtype, device=device),
+            torch.empty(rows, config.d_ffn, dtype=dtype, device=device),
+            torch.empty(MOST_SPLIT, rows, config.d_model, device=device),
+        )
+
+
+def num_parts(rows: int) -> int:
+    """Return among how many programs the attention of one row and head is shared out."""
+    return 16 if rows <= 4 else 8 if rows <= 16 else 4 if rows <= 128 else 1
+
+
+@functools.cache
+def _shared_bytes(device: torch.device) -> int:
+    """Return how much shared memory a block may have."""
+    if device.type != "cuda":
+        return 1 << 20
+    properties = triton.runtime.driver.active.utils.get_device_properties(device.index or 0)
+    return int(properties["max_shared_mem"]) - 1024
+
+
+@functools.cache
+def _early(device: torch.device, rows: int = 1) -> dict[str, bool]:
+    """Return the options with which a kernel starts while the one before it runs.
+
+    Only where the card can do that, and for few rows: programs that wait take the place of those that work.
+    """
+    can = (
+        rows <= 2
+        and device.type == "cuda"
+        and torch.version.hip is None
+        and torch.cuda.get_device_capability(device) >= (9, 0)
+    )
+    return {"EARLY": True, "launch_pdl": True} if can else {"EARLY": False}
+
+
+class Product(NamedTuple):
+    """What is done around a product; see `kernels.matmul`."""
+
+    name: str
+    norm: bool = False
+    gated: bool = False
+    add: bool = False
+
+
+QKV, OUT, GATE_UP, DOWN, HEAD = (
+    Product("qkv", norm=True), Product("out", add=True), Product("gate_up", norm=True, gated=True),
+    Product("down", add=True), Product("head", norm=True),
+)  # fmt: skip
+
+
+def multiply(
+    product: Product, a_BK: Tensor, weight: Tensor, out: Tensor, rows: int, eps: float, shares: Tensor,
+    tile: Tile | None = None,
+) -> None:  # fmt: skip
+    """Run one product of a step; ``out`` [B, N] is written, or added to; ``shares`` is used up."""
+    inputs, outputs = weight.shape[1], weight.shape[0] // (2 if product.gated else 1)
+    tile = tile or tiling(product.name, rows, inputs)
+    tile = tile.within(_shared_bytes(weight.device), weight.itemsize, gated=product.gated)
+    early = _early(weight.device, rows)
+    around = {"K": inputs, "NORM": product.norm, "GATED": product.gated, "ADD": product.add}
+    if tile.bm == 1:
+        kernels.matvec[(triton.cdiv(outputs, tile.bn), rows)](
+            a_BK, weight, out, outputs, eps, **around, BN=tile.bn, BK=tile.bk, num_warps=tile.warps, **early
+        )
+        return
+    kernels.matmul[(triton.cdiv(outputs, tile.bn), triton.cdiv(rows, tile.bm), tile.split)](
+        a_BK, weight, out if tile.split == 1 else shares, rows, outputs, eps, **around, SPLIT=tile.split,
+        BM=tile.bm, BN=tile.bn, BK=tile.bk, num_warps=tile.warps, num_stages=tile.stages, **early,
+    )  # fmt: skip
+    if tile.split > 1:
+        size = rows * outputs
+        kernels.add_up[(triton.cdiv(size, 512),)](shares, out, size, SPLIT=tile.split, BLOCK=512, num_warps=2, **early)
+
+
+def attend(
+    weights: DecoderWeights, cache: SlotCache, buffers: Buffers, slots_B: Tensor, lengths_S: Tensor, layer: int,
+    *, parts: int, block: int = 64, warps: int = 1,
+) -> None:  # fmt: skip
+    """Run the attention of one layer: from ``buffers.qkv`` to ``buffers.mixed``."""
+    config, rows = weights.config, len(slots_B)
+    heads, e = config.n_head, config.head_dim
+    width = triton.next_power_of_2(e)
+    kernels.attend[(rows, heads, parts)](
+        buffers.qkv, slots_B, lengths_S, weights.rotary_2CE, cache.keys[layer], cache.values[layer], buffers.mixed,
+        buffers.parts, buffers.sums, cache.capacity, weights.rotary_2CE.shape[1], e**-0.5,
+        H=heads, K=config.num_kv_heads, E=e, WIDTH=width, P=parts, BS=block, num_warps=warps,
+        **_early(slots_B.device, rows),
+    )  # fmt: skip
+    if parts > 1:
+        kernels.join[(rows * heads,)](
+            buffers.parts,
+            buffers.sums,
+            buffers.mixed,
+            E=e,
+            WIDTH=width,
+            P=parts,
+            num_warps=1,
+            **_early(slots_B.device, len(slots_B)),
+        )
+
+
+def decode(
+    weights: DecoderWeights, cache: SlotCache, buffers: Buffers, slots_B: Tensor, last_S: Tensor, lengths_S: Tensor,
+    logits_BV: Tensor,
+) -> None:  # fmt: skip
+    """Feed each row its slot's last token, at the position that is its length; write the logits behind it.
+
+    Args:
+        weights: of the model.
+        cache: keys and values, those of the token are added.
+        buffers: for at least as many rows.
+        slots_B: int32, the slot of each row.
+        last_S: int32, a token for each slot.
+        lengths_S: int32, positions that each slot holds.
+        logits_BV: float32, written.
+    """
+    rows, d, eps = len(slots_B), weights.config.d_model, weights.config.norm_eps
+    x, qkv, _, _, mixed, gated, shares = buffers
+    kernels.gather[(rows, triton.cdiv(d, 256))](
+        last_S, slots_B, weights.embedding_VD, x, d, BLOCK=256, **_early(x.device, rows)
+    )
+    for layer, block in enumerate(weights.blocks):
+        multiply(QKV, x, block.qkv, qkv, rows, eps, shares)
+        attend(weights, cache, buffers, slots_B, lengths_S, layer, parts=num_parts(rows))
+        multiply(OUT, mixed, block.out, x, rows, eps, shares)
+        multiply(GATE_UP, x, block.gate_up, gated, rows, eps, shares)
+        multiply(DOWN, gated, block.down, x, rows, eps, shares)
+    multiply(HEAD, x, weights.head_VD, logits_BV, rows, eps, shares)
+
+
+def draw(
+    logits_BV: Tensor, slots_B: Tensor, last_S: Tensor, lengths_S: Tensor, settings_S8: Tensor, uniforms_SC: Tensor,
+    counts_SV: Tensor, bias_SV: Tensor, chosen_B: Tensor,
+) -> None:  # fmt: skip
+    """Draw a token for each row, write it to ``chosen_B`` and to its slot, and let the slot's length grow by one.
+
+    Args:
+        logits_BV: float32.
+        slots_B: int32, the slot of each row.
+        last_S: int32, written.
+        lengths_S: int32, written.
+        settings_S8: float32, see `kernels.draw`.
+        uniforms_SC: float32, the number for the token behind each position.
+        counts_SV: int16, as `sampling.adjust` wants it; written.
+        bias_SV: float32.
+        chosen_B: int32, written.
+    """
+    vocab = logits_BV.shape[1]
+    kernels.draw[(len(slots_B),)](
+        logits_BV, slots_B, last_S, lengths_S, settings_S8, uniforms_SC, counts_SV, bias_SV, chosen_B,
+        vocab, uniforms_SC.shape[1], BLOCK=triton.next_power_of_2(vocab), num_warps=32 if vocab >= 8192 else 8,
+        **_early(logits_BV.device, len(slots_B)),
+    )  # fmt: skip
+
+
+class CardDecoder(Decoder):
+    """A decoder for the prompts: what stands between its products in one kernel each."""
+
+    def _norm(self, x_ND: Tensor) -> Tensor:
+        rows, d = x_ND.shape
+        y_ND = torch.empty_like(x_ND)
+        kernels.norm_rows[(rows,)](
+            x_ND, y_ND, d, self.weights.config.norm_eps, BLOCK=triton.next_power_of_2(d), num_warps=4
+        )
+        return y_ND
+
+    def _turned(self, layer: int, all_NHE: Tensor, places: Places) -> tuple[Tensor, Tensor, Tensor]:
+        config, table = self.weights.config, self.weights.rotary_2CE
+        heads, kv_heads, e = config.n_head, config.num_kv_heads, config.head_dim
+        assert places.at is not None, "on a card all is stored at once"
+        kernels.turn[all_NHE.shape[:2]](
+            all_NHE, *places.at, table, self.cache.keys[layer], self.cache.values[layer], self.cache.capacity,
+            table.shape[1], H=heads, K=kv_heads, E=e, WIDTH=triton.next_power_of_2(e), num_warps=1,
+        )  # fmt: skip
+        return all_NHE[:, :heads], all_NHE[:, heads : heads + kv_heads], all_NHE[:, heads + kv_heads :]
+
+    def _gated(self, gate_up_NF: Tensor) -> Tensor:
+        rows, f = len(gate_up_NF), gate_up_NF.shape[1] // 2
+        out_NF = gate_up_NF.new_empty(rows, f)
+        kernels.gate_rows[(rows, triton.cdiv(f, 1024))](gate_up_NF, out_NF, f, BLOCK=1024, num_warps=4)
+        return out_NF
