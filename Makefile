@@ -19,7 +19,7 @@ TOKENIZER := data/tokenizer
 .PHONY: help install check-env check format test test-unit demo prepare-corpus corpus-wiki corpus-owt \
 	tokenizer-train-mix tokenizer-reset prepare-mix prepare-wiki-with-tokenizer prepare-owt-with-tokenizer data-rebuild-all reencode-dataset plan pretrain-tiny \
 	pretrain-small pretrain-base test-pipeline test-pipeline-flash prepare-sft-corpus sft-train-tiny \
-	sft-train-small sft-train-base sft-pipeline prepare-dpo-corpus dpo-train-tiny dpo-train-small dpo-train-base dpo chat evaluate evaluate-quick assess-performance compare generate report monitor clean
+	sft-train-small sft-train-base sft-pipeline prepare-dpo-corpus dpo-train-tiny dpo-train-small dpo-train-base dpo chat serve export evaluate evaluate-quick assess-performance compare generate report monitor clean
 
 ##@ Start here
 help: ## this list
@@ -142,12 +142,19 @@ dpo: ## prepare, train and sample, tiny
 chat: install ## [MODEL=checkpoints/sft_industrial/tiny/final]: talk to a tuned model
 	@$(LUMI) chat --model_path $(if $(filter command line environment,$(origin MODEL)),$(MODEL),checkpoints/sft_industrial/tiny/final)
 
+serve: install ## [MODEL=checkpoints/sft_industrial/tiny/final]: an HTTP server, as OpenAI's, and a page to talk to it
+	@$(PY) scripts/06_serve.py --model_path $(if $(filter command line environment,$(origin MODEL)),$(MODEL),checkpoints/sft_industrial/tiny/final)
+
 ##@ Looking at a model (MODEL=checkpoints/pretrain/tiny/final)
 MODEL ?= checkpoints/pretrain/tiny/final
 RUN ?= checkpoints/pretrain/tiny
 
 # MODEL as it was given, if it was: without it the stages take the newest.
 GIVEN_MODEL = $(if $(filter command line environment,$(origin MODEL)),--model_path $(MODEL))
+
+export: install ## MODEL=... [FORMAT=gguf|hf] [OUT=exports/NAME]: a checkpoint for transformers, vLLM, llama.cpp, Ollama
+	@test "$(origin MODEL)" != file || { echo "error: which model?  ->  make export MODEL=checkpoints/dpo/tiny/final"; exit 1; }
+	@$(LUMI) export --model_path $(MODEL) --format $(or $(FORMAT),gguf) --output_dir $(or $(OUT),exports/$(subst /,-,$(patsubst %/final,%,$(MODEL)))-$(or $(FORMAT),gguf))
 
 evaluate: install ## [MODEL=...]: perplexity, tasks, texts of MODEL (default: the newest final/, tuned ones too)
 	@$(PY) scripts/05_evaluate.py $(GIVEN_MODEL)

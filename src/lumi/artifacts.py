@@ -179,16 +179,23 @@ def describe_file(folder: Path, file: str, rows: int | None = None, counts: dict
 
 
 def complete(partial: Path, final: Path, manifest: Manifest, scratch: Sequence[str] = ()) -> None:
-    """Write the manifest into ``partial``, make everything durable and rename it to ``final``.
+    """Write the manifest into ``partial`` and `publish` it as ``final``.
 
-    What was only needed for the work (``scratch``) goes once the manifest is there. An older folder at ``final`` is
-    set aside first and deleted last, so that one complete artifact is there at every moment.
+    What was only needed for the work (``scratch``) goes once the manifest is there.
     """
     write_run_info(partial)
     write_atomically(partial / MANIFEST, _sealed(manifest))
     for name in scratch:
         shutil.rmtree(partial / name, ignore_errors=True)
         (partial / name).unlink(missing_ok=True)
+    publish(partial, final)
+
+
+def publish(partial: Path, final: Path) -> None:
+    """Make everything in ``partial`` durable and rename it to ``final``.
+
+    An older folder at ``final`` is set aside first and deleted last, so that one complete one is there at every moment.
+    """
     for path in partial.rglob("*"):
         _fsync(path)
     _fsync(partial)

@@ -64,6 +64,9 @@ STAGES = {
     "merge": Stage(
         "lumi.posttraining:MergeConfig", "lumi.posttraining:merge", "make a whole model of a LoRA checkpoint"
     ),
+    "export": Stage(
+        "lumi.export:ExportConfig", "lumi.export:export", "a checkpoint for transformers, vLLM, llama.cpp, Ollama"
+    ),
     "plan": Stage("lumi.planning:PlanConfig", "lumi.planning:plan", "what a run will cost: memory, hours, disk"),
     "monitor": Stage("lumi.monitor:MonitorConfig", "lumi.monitor:monitor", "watch a run in the terminal, live"),
     "evaluate": Stage(
@@ -81,6 +84,9 @@ STAGES = {
     ),
     "generate": Stage("lumi.inference:GenerateConfig", "lumi.inference:run_generate", "continue a prompt"),
     "chat": Stage("lumi.inference.chat:ChatConfig", "lumi.inference.chat:run_chat", "talk to a tuned model"),
+    "serve": Stage(
+        "lumi.serving:ServeConfig", "lumi.serving:serve", "models behind an HTTP server, as OpenAI's (06_serve.py)"
+    ),
     "reencode": Stage(
         "lumi.data:ReencodeConfig",
         "lumi.data:reencode_dataset",

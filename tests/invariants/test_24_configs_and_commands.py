@@ -100,7 +100,14 @@ def test_make_targets_in_the_readme_exist():
 def test_scripts_and_options_in_the_readme_exist():
     commands = re.findall(r"(?:python|accelerate launch) (?:\\\n\s+)?scripts/(\d\d_\w+)\.py((?:[^\n`]|\\\n)*)", README)
     assert len(commands) >= 5
-    stage_of = {"01": "prepare-corpus", "02": "train-tokenizer", "03": "pack", "04": "pretrain", "05": "evaluate"}
+    stage_of = {
+        "01": "prepare-corpus",
+        "02": "train-tokenizer",
+        "03": "pack",
+        "04": "pretrain",
+        "05": "evaluate",
+        "06": "serve",
+    }
     for name, options in commands:
         assert (REPOSITORY / "scripts" / f"{name}.py").is_file()
         shown = subprocess.run(

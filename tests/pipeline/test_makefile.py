@@ -93,6 +93,7 @@ def test_missing_data_names_the_target_to_run(checkout, size):
         (["reencode-dataset", "DIR=data/processed/none"], "data/processed/none does not exist"),
         (["tokenizer-reset"], "No tokenizer found at data/tokenizer"),
         (["evaluate", "MODEL=nowhere"], "no model at nowhere"),
+        (["serve", "MODEL=nowhere"], "no model at nowhere"),
         (["generate", "MODEL=nowhere", "PROMPT=a b"], "no model at nowhere"),
         (["report", "RUN=nowhere"], "no run at nowhere"),
     ],

@@ -115,6 +115,7 @@ def test_corpus_tokenizer_packing_training_evaluation(tmp_path):
         ),
         ("04_pretrain.py", ["--config", REPOSITORY / "config/tiny.json"], "no packed data at"),
         ("05_evaluate.py", ["--model_path", "nowhere"], "no model at"),
+        ("06_serve.py", ["--model_path", "nowhere"], "no model at"),
     ],
 )
 def test_errors_are_one_clear_message_and_exit_1(tmp_path, name, options, message):

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from lumi.config import Config, read_json_object
+from lumi.config import Config
 from lumi.inference.generation import generate, stream
 from lumi.inference.settings import GenerationConfig
-from lumi.model import DeviceName, DtypeName, choose_device, choose_dtype, load_model
+from lumi.model import DeviceName, DtypeName, choose_device, choose_dtype, load_model, read_stop_ids
 from lumi.tokenizer import Tokenizer, require_same_tokenizer
 
 
@@ -35,7 +35,8 @@ def run_generate(config: GenerateConfig) -> None:
     if config.tokenizer_path is not None:
         asked = Tokenizer.load(config.tokenizer_path)
         require_same_tokenizer(tokenizer.sha256, asked.sha256, str(config.tokenizer_path))
-    settings = config.generation.model_copy(update={"stop_ids": _stop_ids(config)})
+    stop_ids = tuple(sorted({*config.generation.stop_ids, *read_stop_ids(config.model_path)}))
+    settings = config.generation.model_copy(update={"stop_ids": stop_ids})
     if len(config.prompt) == 1:
         deltas = stream(model, tokenizer, config.prompt, settings)
         print(config.prompt[0], end="", flush=True)
@@ -45,10 +46,3 @@ def run_generate(config: GenerateConfig) -> None:
         return
     for completion in generate(model, tokenizer, config.prompt, settings):
         print(f"{completion.prompt}{completion.text}\n{'-' * 40}")
-
-
-def _stop_ids(config: GenerateConfig) -> tuple[int, ...]:
-    """Return the ends that were asked for and those that the checkpoint names."""
-    path = config.model_path / "generation_config.json"
-    named = read_json_object(path).get("eos_token_id", []) if path.is_file() else []
-    return tuple(sorted({*config.generation.stop_ids, *(named if isinstance(named, list) else [named])}))

@@ -167,6 +167,13 @@ class Engine:
             moved += self._settle(*self._pending.popleft())
         return moved
 
+    def reset(self) -> None:
+        """Cancel everything and forget what slots hold: the way to go on after a step that failed."""
+        self._pending.clear()
+        for request in [*self._waiting, *(slot.request for slot in self._slots if slot.request is not None)]:
+            self.cancel(request)
+        self.forget()
+
     def forget(self) -> None:
         """Let no prefix be taken over from what slots held until now."""
         self._held_length[[slot.index for slot in self._free]] = 0

@@ -77,7 +77,9 @@ def probabilities(logits_BV: Tensor, sampling: Sampling) -> Tensor:
     reaches p, min-p (arXiv:2407.01082) those with at least this share of the most likely one's. Temperatures are
     above 0.
     """
-    logits_BV = logits_BV.float() / sampling.temperature_B.unsqueeze(1)
+    logits_BV = logits_BV.float()
+    logits_BV = logits_BV - logits_BV.amax(-1, keepdim=True)  # so that no temperature makes one infinite
+    logits_BV = logits_BV / sampling.temperature_B.unsqueeze(1)
     if (sampling.top_k_B > 0).any():
         logits_BV = logits_BV.masked_fill(logits_BV < _kth_largest(logits_BV, sampling.top_k_B), float("-inf"))
     chance_BV = logits_BV.softmax(-1)

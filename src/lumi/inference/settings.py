@@ -23,7 +23,7 @@ class GenerationConfig(Config):
     """Sample from the smallest set of tokens with this probability."""
     min_p: float = Field(default=0.0, ge=0, le=1)
     """Leave out tokens that are less likely than this share of the most likely one."""
-    repetition_penalty: float = Field(default=1.0, gt=0)
+    repetition_penalty: float = Field(default=1.0, ge=0.01, le=100)
     """Above 1: tokens seen before, in the prompt too, become less likely."""
     presence_penalty: float = Field(default=0.0, ge=-2, le=2)
     """Taken once from the logit of each token that the answer has already."""

@@ -61,6 +61,13 @@ def read_model_config(folder: Path) -> ModelConfig:
     return ModelConfig.from_transformers(read_json_object(path), str(path))
 
 
+def read_stop_ids(folder: Path) -> tuple[int, ...]:
+    """Return the ids of the tokens that end a text, as a model's folder names them; none where it does not."""
+    path = folder / "generation_config.json"
+    named = read_json_object(path).get("eos_token_id", []) if path.is_file() else []
+    return tuple(named) if isinstance(named, list) else (named,)
+
+
 def load_model(folder: Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Llama:
     """Load a checkpoint folder for inference, after hashing it against its manifest.
 

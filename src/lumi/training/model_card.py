@@ -16,8 +16,9 @@ from lumi.model import count_parameters
 from lumi.training.checkpoint import MODEL_CARD
 from lumi.training.cost import HOW_TIME_IS_KNOWN
 from lumi.training.model_facts import ModelFacts, read_model_facts
-from lumi.training.training_data import DataSet, hub_licence
+from lumi.training.training_data import DataSet
 
+_HERE = "With Lumi-Lab itself, in this folder:"
 _GENERATE = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -75,9 +76,8 @@ def write_model_card(checkpoint: Path, results: CardResults | None = None) -> Pa
         ConfigError: the folder holds no model.
         OSError: run.json is not there.
     """
-    facts = read_model_facts(checkpoint)
     path = checkpoint / MODEL_CARD
-    write_atomically(path, "\n".join(_lines(facts, results)).encode("utf8", errors="replace"))
+    write_atomically(path, _card(checkpoint, results))
     return path
 
 
@@ -85,6 +85,18 @@ def ensure_model_card(checkpoint: Path) -> None:
     """Write the card of a model that was just finished; one that is there stays, as it may hold results."""
     if not (checkpoint / MODEL_CARD).exists():
         write_model_card(checkpoint)
+
+
+def card_for_others(checkpoint: Path) -> bytes:
+    """Return the card for a copy of the model that Lumi itself does not read."""
+    path = checkpoint / MODEL_CARD
+    card = path.read_bytes() if path.is_file() else _card(checkpoint)
+    before, here, after = card.partition(_HERE.encode())
+    return before + after.split(b"```\n\n", 1)[-1] if here else card
+
+
+def _card(checkpoint: Path, results: CardResults | None = None) -> bytes:
+    return "\n".join(_lines(read_model_facts(checkpoint), results)).encode("utf8", errors="replace")
 
 
 def _lines(facts: ModelFacts, results: CardResults | None) -> Iterator[str]:
@@ -108,14 +120,13 @@ def _front_matter(facts: ModelFacts, results: CardResults | None) -> dict[str, A
         tags.append(facts.settings["method"])
     if facts.can_chat:
         tags.append("conversational")
-    licence = hub_licence([source.licence for data in facts.all_data for source in data.sources])
     hub_names = [source.hub_name for data in facts.all_data for source in data.sources if source.hub_name]
     front: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "language": facts.languages,
-        "license": licence,
-        "license_name": "licences-of-the-training-data" if licence == "other" else None,
+        "license": facts.licence,
+        "license_name": "licences-of-the-training-data" if facts.licence == "other" else None,
         "tags": tags,
         "datasets": list(dict.fromkeys(hub_names)),
         "base_model": facts.base_name,
@@ -176,7 +187,7 @@ def _usage(facts: ModelFacts) -> Iterator[str]:
     command = (
         'lumi chat --model_path . --message "What is water?"' if facts.can_chat else "lumi generate --model_path ."
     )
-    yield from ("With Lumi-Lab itself, in this folder:", "", "```bash", command)
+    yield from (_HERE, "", "```bash", command)
     yield from ('lumi generate --model_path . --prompt "The history of"', "```", "") if facts.can_chat else ("```", "")
 
 

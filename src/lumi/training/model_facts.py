@@ -12,7 +12,7 @@ from lumi.training.checkpoint import STATE, read_run
 from lumi.training.cost import Cost, cost_of
 from lumi.training.lineage import Ancestor, MakingStep, making_steps, trace
 from lumi.training.metrics import METRICS, read_metrics
-from lumi.training.training_data import DataSet, data_sets
+from lumi.training.training_data import DataSet, data_sets, hub_licence
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,11 @@ class ModelFacts:
     @property
     def all_data(self) -> tuple[DataSet, ...]:
         return (*self.own_data, *self.earlier_data)
+
+    @property
+    def licence(self) -> str | None:
+        """The hub's name of the licence of all the data; ``other`` where they differ."""
+        return hub_licence([source.licence for data in self.all_data for source in data.sources])
 
     @property
     def languages(self) -> list[str]:

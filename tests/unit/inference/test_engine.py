@@ -234,3 +234,33 @@ def test_what_cannot_be_answered_is_refused_at_once(model, tokenizer):
         with pytest.raises(DataError, match=message):
             engine.submit(ids, config)
     assert engine.is_idle
+
+
+def test_reset_ends_everything_and_the_engine_goes_on(model, tokenizer):
+    engine = Engine(model, tokenizer, num_slots=2)
+    config = GenerationConfig(temperature=0.0, max_new_tokens=30, stop_ids=())
+    requests = [engine.submit(ids_of(tokenizer, PROMPTS[0]), config) for _ in range(4)]
+    engine.step()
+    engine.reset()
+    assert engine.is_idle
+    assert {request.finish_reason for request in requests} == {"cancelled"}
+    again = engine.submit(ids_of(tokenizer, PROMPTS[0]), config)
+    engine.run()
+    assert again.cached_tokens == 0
+    assert outcome(again) == outcome(alone(model, tokenizer, PROMPTS[0], config))
+
+
+def test_int8_is_near_the_model(model, tokenizer):
+    """Logits differ by some percent of their spread, and an answer begins alike."""
+    config = GenerationConfig(temperature=0.0, max_new_tokens=1, stop_ids=(), logprobs=5)
+    for text in PROMPTS:
+        found = []
+        for int8 in (False, True):
+            engine = Engine(model, tokenizer, num_slots=1, int8=int8)
+            found.append(engine.submit(ids_of(tokenizer, text), config))
+            engine.run()
+        plain, rough = (dict(request.logprobs[0].likeliest) for request in found)
+        top = next(iter(plain))
+        assert top in rough
+        assert rough[top] == pytest.approx(plain[top], abs=0.5)
+        assert rough[top] != plain[top]

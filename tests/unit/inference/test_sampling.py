@@ -129,3 +129,9 @@ def test_each_row_has_settings_of_its_own():
 def test_draws_are_named_by_seed_and_place():
     assert draws(3, 5).tolist() == draws(3, 50)[:5].tolist()
     assert draws(3, 5).tolist() != draws(4, 5).tolist()
+
+
+def test_a_temperature_next_to_zero_is_the_most_likely_token():
+    logits = torch.tensor([[3.0, 88.0, 7.0]])
+    chance = probabilities(logits, same(1, temperature=1e-40))
+    assert chance.tolist() == [[0.0, 1.0, 0.0]]

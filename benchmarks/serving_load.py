@@ -1,0 +1,389 @@
+"""The server under load: many streams at once, clients that leave, readers that are slow, bodies that are nonsense.
+
+    python benchmarks/serving_load.py --model_path checkpoints/sft_industrial/tiny/final --json serving_load.json
+    python benchmarks/serving_load.py --clients 32 --seconds 10          # a model with random weights, made here
+
+First 1, 16, 64, 256 streams by turns, for latencies as a client sees them; then, for half of the time, all clients
+with everything mixed. Every answer that came to its end is held against the one that the engine gives alone, in this
+process (greedy and seeded ones); of an answer that was cut, what had come. Where they differ, the gap between the two
+likeliest tokens says how close the decision was. In the end the slots have to be free, and the memory where it was.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import random
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from lumi.conversation import Message, find_template, read_template, render
+from lumi.inference import Engine, GenerationConfig
+from lumi.model import ModelConfig, choose_device, choose_dtype, create_model, load_model
+from lumi.model.pretrained import weights
+from lumi.tokenizer import BOS_ID, Tokenizer
+from lumi.training import WholeModel
+from lumi.training.checkpoint import TrainingState, begin_checkpoint, publish_checkpoint, write_common, write_share
+
+NONSENSE = [
+    b"", b"{", b"[]", b"null", b'{"model": "x"}', b'{"model": 1, "messages": []}', b"\xff\xfe", b"[" * 10_000,
+    b'{"model": "MODEL", "messages": [{"role": "user", "content": "\\ud800"}]}',
+    b'{"model": "MODEL", "messages": [{"role": "user", "content": "x"}], "temperature": NaN}',
+    b'{"model": "MODEL", "messages": [{"role": "user", "content": "x"}], "n": 100000}',
+    b'{"model": "MODEL", "messages": [{"role": "user", "content": "x"}], "tools": [{}]}',
+]  # fmt: skip
+
+
+WORDS = ["the", "old", "mill", "river", "town", "water", "history", "of", "many", "people", "lived", "in", "weather"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A body, and what the engine answers alone."""
+
+    body: dict
+    text: str
+    pieces: list[str]
+    gaps: list[float]  # between the log-probabilities of the two likeliest, for each token
+
+
+@dataclass
+class Outcome:
+    """What a client saw."""
+
+    status: int = 0
+    text: str = ""
+    ended: bool = False
+    error: str = ""
+    first: float = 0.0  # seconds to the first event
+    gaps: list[float] = field(default_factory=list)  # between events
+
+
+@dataclass
+class Tally:
+    """What all clients saw."""
+
+    statuses: Counter = field(default_factory=Counter)
+    kinds: Counter = field(default_factory=Counter)
+    compared: int = 0
+    tokens: int = 0
+    firsts: list[float] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
+    different: list[dict] = field(default_factory=list)
+    problems: Counter = field(default_factory=Counter)
+
+    def add(self, kind: str, case: Case, outcome: Outcome) -> None:
+        self.kinds[kind] += 1
+        self.statuses[outcome.status] += 1
+        if outcome.error:
+            self.problems[f"{kind}: {outcome.error}"] += 1
+        if kind == "nonsense":
+            if not 400 <= outcome.status < 500:
+                self.problems[f"nonsense was answered with {outcome.status}"] += 1
+            return
+        if outcome.status != 200:
+            return
+        self.firsts.append(outcome.first)
+        self.gaps += outcome.gaps
+        self.compared += 1
+        self.tokens += len(case.pieces) if outcome.ended else 0
+        if outcome.text != case.text if outcome.ended else not case.text.startswith(outcome.text):
+            pairs = zip(outcome.text, case.text, strict=False)
+            place = next((at for at, (one, other) in enumerate(pairs) if one != other), len(outcome.text))
+            ends = np.cumsum([len(piece) for piece in case.pieces])
+            token = min(int(np.searchsorted(ends, place, side="right")), len(case.gaps) - 1)
+            greedy = case.body["temperature"] == 0
+            self.different.append({"greedy": greedy, "token": token, "gap": round(case.gaps[token], 6)})
+
+    def latencies(self) -> dict[str, float]:
+        def milliseconds(values: list[float], percent: int) -> float:
+            return round(1000 * float(np.percentile(values, percent)), 1) if values else 0.0
+
+        return {
+            f"{name}_p{percent}_ms": milliseconds(values, percent)
+            for name, values in (("first", self.firsts), ("between", self.gaps))
+            for percent in (50, 99)
+        }
+
+
+def make_model(folder: Path) -> Path:
+    """Write a tuned model with random weights."""
+    from small_data import make_small_data
+
+    make_small_data(folder)
+    tokenizer = Tokenizer.load(folder / "tokenizer")
+    shape = ModelConfig(vocab_size=tokenizer.vocab_size, n_layer=2, d_model=64, n_head=2, sequence_length=256)
+    files, nothing = WholeModel(shape, tokenizer, find_template("chatml")), {}
+    state = TrainingState({"step": 0, "tokens": 0}, nothing, nothing, ())
+    begin_checkpoint(folder / "made/final")
+    run = {"tokenizer_sha256": tokenizer.sha256, "config": {}, "phases": [], "step": 0}
+    outputs = write_share(folder / "made/final", state, 0) + write_common(
+        folder / "made/final", lambda partial: files.write(weights(create_model(shape, seed=1)), partial), state, run
+    )
+    publish_checkpoint(folder / "made/final", outputs, {}, state.progress)
+    return folder / "made/final"
+
+
+def make_cases(options: argparse.Namespace, model_id: str, count: int = 32) -> list[Case]:
+    """Ask the engine, one thing at a time; half of the questions begin alike."""
+    device = choose_device(options.device)
+    model = load_model(options.model_path, device=device, dtype=choose_dtype(options.dtype, device))
+    tokenizer, template = Tokenizer.load(options.model_path), read_template(options.model_path)
+    ends = template.stop_ids if template else (2,)
+    engine = Engine(model, tokenizer, num_slots=1)
+    chance = random.Random(0)
+    cases = []
+    for number in range(count):
+        asked = " ".join(chance.choices(WORDS, k=chance.randint(1, 8)))
+        told = [Message("system", "Be brief and kind, and say what you know.")] if number % 2 else []
+        settings = {"temperature": 0.0} if number % 4 < 2 else {"temperature": 0.9, "top_p": 0.9, "seed": number}
+        settings |= {"max_tokens": chance.randint(1, options.max_tokens)}
+        if template:
+            messages = [*told, Message("user", asked)]
+            ids = render(messages, template, tokenizer, asks=True).ids.tolist()
+            body = {"model": model_id, "messages": [message.to_json() for message in messages], **settings}
+        else:
+            ids = [BOS_ID, *tokenizer.encode(asked)]
+            body = {"model": model_id, "prompt": asked, **settings}
+        config = {"max_new_tokens": settings.pop("max_tokens"), "stop_ids": ends, "logprobs": 2, **settings}
+        request = engine.submit(ids, GenerationConfig(**config))
+        engine.run()
+        gaps = [one.likeliest[0][1] - one.likeliest[1][1] for one in request.logprobs]
+        pieces = [tokenizer.decode([token]) for token in request.token_ids]
+        cases.append(Case(body, request.text.lstrip() if template else request.text, pieces, gaps or [0.0]))
+    return cases
+
+
+async def ask(
+    address: tuple[str, int], body: dict | bytes, *, leave_after: int | None = None, pause: float = 0.0
+) -> Outcome:
+    """Send one request, and read the answer; perhaps only the first events of it, perhaps slowly."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    path = "completions" if b'"prompt"' in data else "chat/completions"
+    outcome, begun = Outcome(), time.perf_counter()
+    sock = socket.create_connection(address)
+    if pause:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.setblocking(False)
+    reader, writer = await asyncio.open_connection(sock=sock, limit=1 << 22)
+    try:
+        head = f"POST /v1/{path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        writer.write(head.encode() + f"Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        outcome.status = int((await reader.readline()).split()[1])
+        while (await reader.readline()).strip():
+            pass
+        last = begun
+        num_events = 0
+        async for line in reader:
+            if not line.startswith(b"data: ") or line.startswith(b"data: [DONE]"):
+                if line.startswith(b"{"):
+                    read_whole(outcome, json.loads(line))
+                continue
+            now = time.perf_counter()
+            read_event(outcome, json.loads(line[6:]))
+            if num_events == 0:
+                outcome.first = now - begun
+            else:
+                outcome.gaps.append(now - last)
+            last, num_events = now, num_events + 1
+            if num_events == leave_after:
+                outcome.ended = False
+                break
+            if pause:
+                await asyncio.sleep(pause)
+    except (OSError, ValueError, IndexError) as error:
+        outcome.error = type(error).__name__
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+    return outcome
+
+
+def read_event(outcome: Outcome, event: dict) -> None:
+    if "error" in event:
+        outcome.error = event["error"]["code"]
+        return
+    for choice in event["choices"]:
+        if choice["index"] == 0:
+            outcome.text += choice["text"] if "text" in choice else choice["delta"]["content"]
+            outcome.ended = choice["finish_reason"] is not None
+
+
+def read_whole(outcome: Outcome, answer: dict) -> None:
+    if outcome.status == 200:
+        choice = answer["choices"][0]
+        outcome.text, outcome.ended = choice["text"] if "text" in choice else choice["message"]["content"], True
+
+
+async def level(address: tuple[str, int], cases: list[Case], streams: int, seconds: float) -> Tally:
+    """Let so many clients stream, one answer behind the other."""
+    tally, until = Tally(), time.perf_counter() + seconds
+
+    async def client(number: int) -> None:
+        chance = random.Random(number)
+        while time.perf_counter() < until:
+            case = chance.choice(cases)
+            tally.add("stream", case, await ask(address, {**case.body, "stream": True}))
+
+    await asyncio.gather(*(client(number) for number in range(streams)))
+    return tally
+
+
+async def mixture(address: tuple[str, int], cases: list[Case], clients: int, seconds: float, model_id: str) -> Tally:
+    """Let all clients do everything."""
+    tally, until = Tally(), time.perf_counter() + seconds
+    kinds = {"stream": 50, "whole": 15, "leaves": 20, "slow": 5, "nonsense": 10}
+
+    async def client(number: int) -> None:
+        chance = random.Random(1000 + number)
+        while time.perf_counter() < until:
+            (kind,), case = chance.choices([*kinds], weights=[*kinds.values()]), chance.choice(cases)
+            if kind == "nonsense":
+                outcome = await ask(address, chance.choice(NONSENSE).replace(b"MODEL", model_id.encode()))
+            elif kind == "leaves":
+                outcome = await ask(address, {**case.body, "stream": True}, leave_after=chance.randint(1, 20))
+            elif kind == "slow":
+                likely = {"logprobs": 20} if "prompt" in case.body else {"logprobs": True, "top_logprobs": 20}
+                body = {**case.body, **likely, "n": 4, "stream": True}
+                outcome = await ask(address, body, pause=0.02)
+                outcome.gaps = []
+            else:
+                outcome = await ask(address, {**case.body, "stream": kind == "stream"})
+            if kind == "whole":
+                outcome.first = 0.0
+            tally.add(kind, case, outcome)
+
+    await asyncio.gather(*(client(number) for number in range(clients)))
+    return tally
+
+
+@contextlib.contextmanager
+def server(options: argparse.Namespace) -> Iterator[tuple[str, int | None]]:
+    """Give the address of a server, and its process, if it is ours."""
+    if options.url:
+        yield options.url, None
+        return
+    command = [
+        sys.executable, "-m", "lumi.cli", "serve", "--port", "0", "--model_path", str(options.model_path),
+        "--max_requests_per_key", str(4 * options.clients), "--max_waiting", str(4 * options.clients),
+        "--device", options.device, "--dtype", options.dtype,
+        *(["--num_slots", str(options.num_slots)] if options.num_slots else []),
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        said = ""
+        while (found := re.search(r"http://\S+:\d+", said)) is None:
+            line = process.stderr.readline()
+            if not line:
+                raise SystemExit(said)
+            said += line
+        yield found[0], process.pid
+    finally:
+        process.terminate()
+        rest = process.communicate(timeout=60)[1]
+        print(f"the server ended with {process.returncode}", rest.strip(), file=sys.stderr)
+
+
+def megabytes(pid: int | None) -> float:
+    return round(psutil.Process(pid).memory_info().rss / 1e6, 1) if pid else 0.0
+
+
+def gauges(url: str) -> dict[str, float]:
+    """Return what /metrics says of slots and failures, over all models."""
+    with urllib.request.urlopen(url + "/metrics", timeout=30) as answer:
+        lines = answer.read().decode().splitlines()
+    out: Counter = Counter()
+    for line in lines:
+        if found := re.match(
+            r"lumi_(answers_running|answers_waiting|slots|engine_failures|answers_\w+_total){.*} (\S+)", line
+        ):
+            out[found[1]] += float(found[2])
+    return dict(out)
+
+
+def measure(options: argparse.Namespace) -> dict:
+    with server(options) as (url, pid):
+        with urllib.request.urlopen(url + "/v1/models", timeout=30) as answer:
+            model_id = json.load(answer)["data"][0]["id"]
+        cases = make_cases(options, model_id)
+        host, _, port = url.removeprefix("http://").rpartition(":")
+        address, memory = (host, int(port)), [megabytes(pid)]
+        levels, counts = [], [count for count in (1, 16, 64, 256) if count <= options.clients]
+        for streams in counts:
+            began = time.perf_counter()
+            tally = asyncio.run(level(address, cases, streams, options.seconds / 2 / len(counts)))
+            rate = tally.tokens / (time.perf_counter() - began)
+            levels.append({"streams": streams, "tokens_per_second": round(rate), **tally.latencies(), **counted(tally)})
+        memory.append(megabytes(pid))
+        tally = asyncio.run(mixture(address, cases, options.clients, options.seconds / 2, model_id))
+        until = time.perf_counter() + 10
+        while (state := gauges(url))["answers_running"] + state["answers_waiting"] and time.perf_counter() < until:
+            time.sleep(0.1)
+        memory.append(megabytes(pid))
+    return {
+        "model": model_id, "device": str(choose_device(options.device)), "clients": options.clients, "levels": levels,
+        "mixture": {"kinds": dict(tally.kinds), **counted(tally), **tally.latencies()},
+        "gauges_at_the_end": state, "rss_mb": dict(zip(("start", "after_levels", "end"), memory, strict=True)),
+    }  # fmt: skip
+
+
+def counted(tally: Tally) -> dict:
+    return {
+        "statuses": {str(status): count for status, count in sorted(tally.statuses.items())},
+        "compared": tally.compared, "different": tally.different, "problems": dict(tally.problems),
+    }  # fmt: skip
+
+
+def show(found: dict) -> None:
+    print(f"{found['model']} on {found['device']}\n")
+    print("| streams | tokens/s | first token p50 / p99 (ms) | between events p50 / p99 (ms) | compared | different |")
+    print("| ---: | ---: | ---: | ---: | ---: | ---: |")
+    rows = [*found["levels"], {"streams": f"{found['clients']} mixed", "tokens_per_second": "", **found["mixture"]}]
+    for row in rows:
+        print(
+            f"| {row['streams']} | {row['tokens_per_second']} | {row['first_p50_ms']} / {row['first_p99_ms']} |"
+            f" {row['between_p50_ms']} / {row['between_p99_ms']} | {row['compared']} | {len(row['different'])} |"
+        )
+    mixed = found["mixture"]
+    print(f"\nmixed: {mixed['kinds']}, statuses {mixed['statuses']}, problems {mixed['problems'] or 'none'}")
+    print(f"at the end: {found['gauges_at_the_end']}\nresident MB: {found['rss_mb']}")
+    for row in rows:
+        for one in row["different"][:5]:
+            print(f"differs at {row['streams']}: {one}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model_path", type=Path, help="a checkpoint; default: one with random weights")
+    parser.add_argument("--url", help="of a server that runs already, with this model as its first, without a key")
+    parser.add_argument("--clients", type=int, default=256)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--max_tokens", type=int, default=48)
+    parser.add_argument("--num_slots", type=int)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        options.model_path = options.model_path or make_model(Path(folder))
+        found = measure(options)
+    show(found)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
