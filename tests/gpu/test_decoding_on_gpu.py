@@ -189,7 +189,7 @@ def test_the_draw_is_the_plain_one(vocab_size):
     counts_SV = by_slot(counts_BV)
     draw(
         logits_BV, slots_B, last_S, lengths_S, by_slot(settings_S8), by_slot(uniform_B).unsqueeze(1).repeat(1, 4),
-        counts_SV, by_slot(bias_BV), chosen_B,
+        counts_SV, by_slot(bias_BV), chosen_B, rows,
     )  # fmt: skip
     # sums in float32 here and in float64 there: a number that falls on a border may land on either side
     assert (chosen_B == wanted_B).float().mean().item() >= 1 - 1 / rows

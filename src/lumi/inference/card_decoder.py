@@ -61,7 +61,7 @@ def _shared_bytes(device: torch.device) -> int:
 
 
 @functools.cache
-def _early(device: torch.device, rows: int = 1) -> dict[str, bool]:
+def _early(device: torch.device, rows: int) -> dict[str, bool]:
     """Return the options with which a kernel starts while the one before it runs.
 
     Only where the card can do that, and for few rows: programs that wait take the place of those that work.
@@ -98,20 +98,28 @@ def multiply(
     inputs, outputs = weight.shape[1], weight.shape[0] // (2 if product.gated else 1)
     tile = tile or tiling(product.name, rows, inputs)
     tile = tile.within(_shared_bytes(weight.device), weight.itemsize, gated=product.gated)
-    early = _early(weight.device, rows)
     around = {"K": inputs, "NORM": product.norm, "GATED": product.gated, "ADD": product.add}
     if tile.bm == 1:
         kernels.matvec[(triton.cdiv(outputs, tile.bn), rows)](
-            a_BK, weight, out, outputs, eps, **around, BN=tile.bn, BK=tile.bk, num_warps=tile.warps, **early
+            a_BK,
+            weight,
+            out,
+            outputs,
+            eps,
+            **around,
+            BN=tile.bn,
+            BK=tile.bk,
+            num_warps=tile.warps,
+            **_early(weight.device, rows),
         )
         return
     kernels.matmul[(triton.cdiv(outputs, tile.bn), triton.cdiv(rows, tile.bm), tile.split)](
         a_BK, weight, out if tile.split == 1 else shares, rows, outputs, eps, **around, SPLIT=tile.split,
-        BM=tile.bm, BN=tile.bn, BK=tile.bk, num_warps=tile.warps, num_stages=tile.stages, **early,
+        BM=tile.bm, BN=tile.bn, BK=tile.bk, num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     if tile.split > 1:
         size = rows * outputs
-        kernels.add_up[(triton.cdiv(size, 512),)](shares, out, size, SPLIT=tile.split, BLOCK=512, num_warps=2, **early)
+        kernels.add_up[(triton.cdiv(size, 512),)](shares, out, size, SPLIT=tile.split, BLOCK=512, num_warps=2)
 
 
 def attend(
@@ -172,7 +180,7 @@ def decode(
 
 def draw(
     logits_BV: Tensor, slots_B: Tensor, last_S: Tensor, lengths_S: Tensor, settings_S8: Tensor, uniforms_SC: Tensor,
-    counts_SV: Tensor, bias_SV: Tensor, chosen_B: Tensor,
+    counts_SV: Tensor, bias_SV: Tensor, chosen_B: Tensor, nobody: int,
 ) -> None:  # fmt: skip
     """Draw a token for each row, write it to ``chosen_B`` and to its slot, and let the slot's length grow by one.
 
@@ -186,11 +194,12 @@ def draw(
         counts_SV: int16, as `sampling.adjust` wants it; written.
         bias_SV: float32.
         chosen_B: int32, written.
+        nobody: the slot of rows that nobody asked for; it stays empty.
     """
     vocab = logits_BV.shape[1]
     kernels.draw[(len(slots_B),)](
         logits_BV, slots_B, last_S, lengths_S, settings_S8, uniforms_SC, counts_SV, bias_SV, chosen_B,
-        vocab, uniforms_SC.shape[1], BLOCK=triton.next_power_of_2(vocab), num_warps=32 if vocab >= 8192 else 8,
+        vocab, uniforms_SC.shape[1], nobody, BLOCK=triton.next_power_of_2(vocab), num_warps=32 if vocab >= 8192 else 8,
         **_early(logits_BV.device, len(slots_B)),
     )  # fmt: skip
 

@@ -55,7 +55,7 @@ class DecoderWeights:
     @classmethod
     @torch.no_grad()
     def of(cls, model: Llama) -> "DecoderWeights":
-        """Copy the weights out of a model, adapters merged; all ranks together where they hold shards."""
+        """Take the weights of a model, adapters merged; all ranks together where they hold shards."""
         dtype, decoder = model.compute_dtype, model.model
         embedding = decoder.embed_tokens
         table = embedding.dense() if isinstance(embedding, RowEmbedding) else whole(embedding.weight)

@@ -42,7 +42,7 @@ class Engine:
     """Answers requests with a model.
 
     Args:
-        model: its weights are copied, adapters merged.
+        model: its weights are taken as they are now, adapters merged; it must not be trained meanwhile.
         tokenizer: the model's.
         num_slots: requests that run at once; others wait.
         context: tokens of prompt and answer, at most the model's own context, which is the default.
@@ -67,17 +67,21 @@ class Engine:
         with_graphs = self.device.type == "cuda" and importlib.util.find_spec("triton") is not None
         slots = num_slots + with_graphs  # one is nobody's
         self._cache = SlotCache(model.config, slots, self.context, dtype=weights.dtype, device=self.device)
-        self._decoder = Decoder(weights, self._cache, Int8 if int8 else Dense)
-        self._stepper: Stepper = PlainStepper(self._decoder)
+        self._decoder: Decoder
+        self._stepper: Stepper
         if with_graphs:
             from lumi.inference.card_decoder import CardDecoder
             from lumi.inference.graphs import GraphStepper
 
             self._decoder = CardDecoder(weights, self._cache)
             self._stepper = GraphStepper(weights, self._cache)
+        else:
+            self._decoder = Decoder(weights, self._cache, Int8 if int8 else Dense)
+            self._stepper = PlainStepper(self._decoder)
         self._slots = [Slot(index) for index in range(num_slots)]
-        self._held = np.zeros((num_slots, self.context), dtype=np.int32)  # tokens whose keys and values are there
-        self._held_length = np.zeros(num_slots, dtype=np.int64)
+        self._held = np.zeros((num_slots, self.context), dtype=np.int32)  # what slots hold, or will when filled
+        self._held_length = np.zeros(num_slots, dtype=np.int64)  # tokens whose keys and values are there
+        self._promised_length = np.zeros(num_slots, dtype=np.int64)  # and those that are on their way
         self._waiting: deque[Request] = deque()
         self._free = list(self._slots)
         self._filling: list[Slot] = []  # in the order in which they came
@@ -109,7 +113,7 @@ class Engine:
             DataError: the prompt is empty, leaves no room for an answer, or an id is none of the vocabulary's.
         """
         request = self.check(prompt_ids, settings)
-        self._waiting.append(request)
+        self.enqueue(request)
         return request
 
     def check(self, prompt_ids: Sequence[int], settings: GenerationConfig) -> Request:
@@ -165,7 +169,7 @@ class Engine:
         moved = []
         while len(self._pending) > (self._stepper.lag if self._writing else 0):
             moved += self._settle(*self._pending.popleft())
-        return moved
+        return list(dict.fromkeys(moved))  # two steps may have been settled
 
     def reset(self) -> None:
         """Cancel everything and forget what slots hold: the way to go on after a step that failed."""
@@ -176,7 +180,8 @@ class Engine:
 
     def forget(self) -> None:
         """Let no prefix be taken over from what slots held until now."""
-        self._held_length[[slot.index for slot in self._free]] = 0
+        free = [slot.index for slot in self._free]
+        self._held_length[free] = self._promised_length[free] = 0
 
     def run(self) -> None:
         """Answer all that was submitted."""
@@ -186,21 +191,31 @@ class Engine:
     def _admit(self) -> None:
         """Give free slots to those who have waited longest."""
         while self._free and self._waiting:
-            request = self._waiting.popleft()
+            request = self._waiting[0]
             slot = self._choose(request)
+            if slot is None:
+                return
+            self._waiting.popleft()
             self._free.remove(slot)
             slot.request, slot.filled, slot.started = request, request.cached_tokens, 0
-            self._held_length[slot.index] = slot.filled
+            ids = request.prompt_ids[:-1]
+            self._held[slot.index, : len(ids)] = ids
+            self._held_length[slot.index], self._promised_length[slot.index] = slot.filled, len(ids)
             self._filling.append(slot)
 
-    def _choose(self, request: Request) -> Slot:
-        """Return a free slot for a request, with as much of its prompt as some slot had."""
+    def _choose(self, request: Request) -> Slot | None:
+        """Return a free slot for a request, with as much of its prompt as some slot had.
+
+        None where the next steps fill in more of it for somebody else: then it is worth waiting for.
+        """
         ids = np.array(request.prompt_ids[:-1], dtype=np.int32)
         differs = self._held[:, : len(ids)] != ids
         common = np.where(differs.any(1), differs.argmax(1), len(ids)) if len(ids) else np.zeros(len(differs), int)
-        common = np.minimum(common, self._held_length)
-        best = int(common.argmax())
-        length = int(common[best])
+        there = np.minimum(common, self._held_length)
+        best = int(there.argmax())
+        length = int(there[best])
+        if int(np.minimum(common, self._promised_length).max()) >= length + _WORTH_COPYING:
+            return None
         oldest = min(self._free, key=lambda slot: (slot.left_at, slot.index))
         if length < _WORTH_COPYING:
             return oldest
@@ -208,29 +223,23 @@ class Engine:
         if self._slots[best] in self._free and 2 * length >= self._held_length[best]:
             return self._slots[best]  # most of what it holds is of use
         self._cache.copy(best, oldest.index, length)
-        self._held[oldest.index, :length] = ids[:length]
         return oldest
 
     def _fill(self) -> None:
         """Bring prompts into the cache, oldest first, as many tokens as a step may take."""
         room = _FILL_TOKENS[self.device.type]
         spans: list[Span] = []
-        tokens: list[int] = []
-        for slot in sorted(
-            self._filling, key=lambda slot: slot.filled > 0
-        ):  # whole prompts first, as `Decoder` wants it
-            prompt = slot.holder.prompt_ids
-            length = min(room, len(prompt) - 1 - slot.filled)
+        for slot in self._filling:
+            length = min(room, len(slot.holder.prompt_ids) - 1 - slot.filled)
             if length:
                 spans.append(Span(slot.index, slot.filled, length))
-                tokens += prompt[slot.filled : slot.filled + length]
                 room -= length
         if spans:
-            self._decoder.fill(torch.tensor(tokens, device=self.device), spans)
+            spans.sort(key=lambda span: span.start > 0)  # those that begin their slots first, as `Decoder` wants it
+            prompts = [self._held[span.slot, span.start : span.start + span.length] for span in spans]
+            self._decoder.fill(torch.from_numpy(np.concatenate(prompts)).to(self.device), spans)
         for span in spans:
-            slot, end = self._slots[span.slot], span.start + span.length
-            self._held[slot.index, span.start : end] = slot.holder.prompt_ids[span.start : end]
-            self._held_length[slot.index] = slot.filled = end
+            self._held_length[span.slot] = self._slots[span.slot].filled = span.start + span.length
         ready = [slot for slot in self._filling if slot.is_full]
         if ready:
             self._stepper.begin(ready)
@@ -260,6 +269,7 @@ class Engine:
                 held = (*request.prompt_ids, *request.token_ids[:-1])
                 self._held[slot.index, : len(held)] = held
                 self._held_length[slot.index] = len(held)
+            self._promised_length[slot.index] = self._held_length[slot.index]
             self._clock += 1
             slot.request, slot.left_at = None, self._clock
             self._free.append(slot)

@@ -73,12 +73,11 @@ def stream(
 
 def _deltas(engine: Engine, requests: Sequence[Request]) -> Iterator[Delta]:
     index_of = {id(request): index for index, request in enumerate(requests)}
-    sent = [0] * len(requests)
+    read = [0] * len(requests)
     while not engine.is_idle:
         for request in engine.step():
             index = index_of[id(request)]
-            text = request.text[sent[index] :]
-            sent[index] = len(request.text)
+            text, read[index] = request.text_since(read[index])
             if text or request.finish_reason:
                 yield Delta(index, text, request.finish_reason)
 

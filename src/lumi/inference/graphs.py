@@ -63,6 +63,7 @@ class GraphStepper:
         self._logits_BV = torch.zeros(most, vocab, device=device)
         self._buffers = Buffers.of(weights, most)
         self._slots: Sequence[Slot] = ()  # those in _slots_B
+        self._places_N = torch.zeros(0, dtype=torch.int64, device=device)
         self._asked: dict[int, int] = {}  # places among them, and how many log-probabilities each wants
         self._graphs: dict[int, Any] = {}
         self._uses: dict[int, int] = {}
@@ -104,6 +105,7 @@ class GraphStepper:
             self._asked = {
                 place: count for place, slot in enumerate(slots) if (count := slot.holder.settings.logprobs) is not None
             }
+            self._places_N = self._send(np.array(list(self._asked), dtype=np.int64))
         if (graph := self._graphs.get(size)) is not None:
             graph.replay()
         else:
@@ -114,10 +116,9 @@ class GraphStepper:
         tokens = self._fetch(self._chosen_B[: len(slots)])
         logprobs = None
         if self._asked:
-            places = list(self._asked)
-            log_probs_NV = self._logits_BV[places].log_softmax(-1)
-            chosen_N1 = self._chosen_B[places].long().unsqueeze(1)
-            likeliest = log_probs_NV.topk(min(20, log_probs_NV.shape[1]))
+            log_probs_NV = self._logits_BV[self._places_N].log_softmax(-1)
+            chosen_N1 = self._chosen_B[self._places_N].long().unsqueeze(1)
+            likeliest = log_probs_NV.topk(min(max(1, *self._asked.values()), log_probs_NV.shape[1]))
             parts = (log_probs_NV.gather(1, chosen_N1), likeliest.values, likeliest.indices)
             logprobs = self._fetch(torch.cat([part.double() for part in parts], 1))
         done = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -138,7 +139,7 @@ class GraphStepper:
 
     def _capture(self, size: int) -> None:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._launch(size)
         self._graphs[size] = graph
 
@@ -148,7 +149,7 @@ class GraphStepper:
         decode(self.weights, self.cache, self._buffers, slots_B, self._last_S, self._lengths_S, self._logits_BV)
         draw(
             self._logits_BV, slots_B, self._last_S, self._lengths_S, self._settings_S8, self._uniforms_SC,
-            self._counts_SV, self._bias_SV, self._chosen_B,
+            self._counts_SV, self._bias_SV, self._chosen_B, self._nobody,
         )  # fmt: skip
 
 

@@ -43,18 +43,16 @@ def gather(last, slots, table, x, D, BLOCK: tl.constexpr, EARLY: tl.constexpr):
 def matmul(
     a, weight, out, rows, N, eps,
     K: tl.constexpr, NORM: tl.constexpr, GATED: tl.constexpr, ADD: tl.constexpr, SPLIT: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EARLY: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """Out = a weight^T.
 
     NORM: of the normed rows of a. GATED: silu of that, times the product with the rows of weight behind the first N.
     ADD: to what out holds. SPLIT: out [SPLIT, B, N], float32, gets the product of each share of K, for `add_up`.
     """
-    _let_next_start(EARLY)
     m = tl.program_id(1) * BM + tl.arange(0, BM)
     n = tl.program_id(0) * BN + tl.arange(0, BN)
     here, there = (m < rows)[:, None], (n < N)[:, None]
-    _wait_for_previous(EARLY)
     squares = tl.zeros([BM], tl.float32)
     sums = tl.zeros([BM, BN], tl.float32)
     others = tl.zeros([BM, BN], tl.float32)
@@ -82,10 +80,8 @@ def matmul(
 
 
 @triton.jit
-def add_up(shares, x, size, SPLIT: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr):
+def add_up(shares, x, size, SPLIT: tl.constexpr, BLOCK: tl.constexpr):
     """X += the sum of shares [SPLIT, size]."""
-    _let_next_start(EARLY)
-    _wait_for_previous(EARLY)
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], tl.float32)
     for share in tl.static_range(SPLIT):
@@ -243,7 +239,7 @@ def _border(values, wanted, by_count: tl.constexpr):
 
 @triton.jit
 def draw(
-    logits, slots, last, lengths, settings, uniforms, counts, bias, chosen, V, capacity,
+    logits, slots, last, lengths, settings, uniforms, counts, bias, chosen, V, capacity, nobody,
     BLOCK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Draw a token for each row as `sampling.sample` does, and feed it to its slot.
@@ -283,12 +279,14 @@ def draw(
         target = tl.load(uniforms + slot * capacity + length).to(tl.float32) * total
         drawn = tl.sum((reached <= target).to(tl.int32), 0)
         token = tl.minimum(drawn, tl.max(tl.where(chance > 0, v, 0), 0))  # a number next to 1, rounded up
+    token = tl.minimum(token, V - 1)  # where nothing is a number, nothing is the highest
     tl.store(chosen + row, token)
     tl.store(last + slot, token)
-    tl.store(lengths + slot, tl.minimum(length + 1, capacity - 1))
+    tl.store(lengths + slot, tl.where(slot == nobody, 0, tl.minimum(length + 1, capacity - 1)))
     if adjusted > 0:
         place = counts + slot * V + token
-        tl.store(place, tl.load(place) + 1)
+        count = tl.load(place)
+        tl.store(place, tl.where((count & 16383) < 16383, count + 1, count))
 
 
 @triton.jit

@@ -55,6 +55,11 @@ class Request:
         """The answer as far as it is certain; all of it once there is a finish reason. For any thread."""
         return "".join(self._text)
 
+    def text_since(self, pieces: int) -> tuple[str, int]:
+        """Return the text behind the first pieces, and how many pieces there are now; for any thread."""
+        new = self._text[pieces:]
+        return "".join(new), pieces + len(new)
+
     def accept(self, token: int, logprobs: TokenLogprobs | None = None) -> None:
         """Take the next token; sets ``finish_reason`` where it is the last."""
         if logprobs is not None:

@@ -19,7 +19,7 @@ class GenerationConfig(Config):
     """0 takes the most likely token each time; 1 samples from the model's own distribution."""
     top_k: int | None = Field(default=None, gt=0)
     """Sample from the k most likely tokens only."""
-    top_p: float = Field(default=0.95, gt=0, le=1)
+    top_p: float = Field(default=0.95, ge=1e-6, le=1)
     """Sample from the smallest set of tokens with this probability."""
     min_p: float = Field(default=0.0, ge=0, le=1)
     """Leave out tokens that are less likely than this share of the most likely one."""

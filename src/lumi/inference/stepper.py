@@ -92,6 +92,7 @@ class PlainStepper:
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
         self._device = decoder.weights.head_VD.device
+        self._num_threads = torch.get_num_threads()
         self._draws: dict[int, NDArray[np.float64]] = {}
         self._adjustments: dict[int, _Adjustment] = {}
 
@@ -114,46 +115,43 @@ class PlainStepper:
 
     def step(self, slots: Sequence[Slot]) -> "_Done":
         tokens_B = torch.tensor([_last(slot.holder) for slot in slots], device=self._device)
-        with _few_threads(len(slots), self._device):
+        with self._few_threads(len(slots)):
             logits_BV = self._decoder.logits(tokens_B, [Span(slot.index, slot.position, 1) for slot in slots])
         chosen_B = self._sample(logits_BV, slots)
         chosen = chosen_B.tolist()
         for slot, token in zip(slots, chosen, strict=True):
             if (adjustment := self._adjustments.get(slot.index)) is not None:
-                adjustment.counts_V[token] += 1
+                count = int(adjustment.counts_V[token])
+                adjustment.counts_V[token] = count + (count % PROMPTED < PROMPTED - 1)
         return _Done(Drawn(chosen, _logprobs(logits_BV, chosen_B, slots)))
+
+    @contextmanager
+    def _few_threads(self, rows: int) -> Iterator[None]:
+        """Use one thread where a CPU has few rows: memory is what they wait for, and waking threads takes longer.
+
+        The number is the whole process's, so what it was is noted once: another engine may have set it meanwhile.
+        """
+        torch.set_num_threads(1 if rows <= _FEW_ROWS and self._device.type == "cpu" else self._num_threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(self._num_threads)
 
     def _sample(self, logits_BV: Tensor, slots: Sequence[Slot]) -> Tensor:
         settings = [slot.holder.settings for slot in slots]
         if all(one.temperature == 0 and not one.adjusts_logits for one in settings):
             return logits_BV.argmax(-1)
         sampling = Sampling.of(settings, self._device)
+        if self._adjustments:
+            logits_BV = logits_BV.clone()  # the model's own are asked for afterwards
         for place, slot in enumerate(slots):
             if (adjustment := self._adjustments.get(slot.index)) is not None:
                 here = slice(place, place + 1)
                 own = Sampling(*(values_B[here] for values_B in sampling))
                 counts_1V, bias_1V = adjustment.counts_V.unsqueeze(0), adjustment.bias_V.unsqueeze(0)
-                logits_BV = logits_BV.index_copy(
-                    0,
-                    torch.tensor([place], device=self._device),
-                    adjust(logits_BV[here], counts_1V, bias_1V, own),
-                )
+                logits_BV[here] = adjust(logits_BV[here], counts_1V, bias_1V, own)
         uniforms = [self._draws[slot.index][slot.started] if slot.index in self._draws else 0.0 for slot in slots]
         return sample(logits_BV, torch.tensor(uniforms, dtype=torch.float64, device=self._device), sampling)
-
-
-@contextmanager
-def _few_threads(rows: int, device: torch.device) -> Iterator[None]:
-    """Use one thread where a CPU has few rows: memory is what they wait for, and waking threads takes longer."""
-    if device.type != "cpu" or rows > _FEW_ROWS:
-        yield
-        return
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class _Done(NamedTuple):

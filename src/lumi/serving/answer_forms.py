@@ -41,8 +41,8 @@ class AnswerReader:
     def __init__(self, index: int, request: Request, *, strips: bool = False, before: str = "") -> None:
         self.request = request
         self._index, self._strips, self._before = index, strips, before
-        self._num_pieces = self._num_characters = self._num_logprobs = 0
-        self.is_done = False
+        self._num_pieces = self._num_logprobs = 0
+        self._has_begun = self.is_done = False
 
     def read(self) -> Piece | None:
         """Return what came since the last time; None where nothing did."""
@@ -51,16 +51,18 @@ class AnswerReader:
         if reason == "cancelled":
             return None  # the call has an error, or nobody who reads
         num_tokens = len(request.token_ids)
-        text = self._before + (request.text.lstrip() if self._strips else request.text)
-        new = text[self._num_characters :]
+        new, self._num_pieces = request.text_since(self._num_pieces)
+        if self._strips:
+            new = new.lstrip()
+            self._strips = not new
+        new, self._before = self._before + new, ""
         logprobs = None
         if request.settings.logprobs is not None:
             logprobs = request.logprobs[self._num_logprobs : num_tokens]
         if self.is_done or not (new or logprobs or reason):
             return None
-        piece = Piece(self._index, new, logprobs, reason, is_first=self._num_pieces == 0)
-        self._num_pieces, self._num_characters, self._num_logprobs = self._num_pieces + 1, len(text), num_tokens
-        self.is_done = reason is not None
+        piece = Piece(self._index, new, logprobs, reason, is_first=not self._has_begun)
+        self._has_begun, self._num_logprobs, self.is_done = True, num_tokens, reason is not None
         return piece
 
 

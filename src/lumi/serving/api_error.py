@@ -32,8 +32,8 @@ class ApiError(Exception):
         headers = {"Retry-After": str(self.retry_after)} if self.retry_after else {}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        if self.status == 504:
-            headers["X-Should-Retry"] = "false"  # OpenAI's client would ask twice more for what takes too long
+        if self.status == 504 or self.code == "engine_failed":
+            headers["X-Should-Retry"] = "false"  # OpenAI's client would ask twice more for what takes or does harm
         return JSONResponse(self.body(), self.status, headers)
 
 

@@ -186,4 +186,6 @@ async def _tell_api_error(_request: Request, error: Exception) -> Response:
 async def _tell_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     found = "no such route" if error.status_code == 404 else str(error.detail).lower()
-    return ApiError(error.status_code, f"{request.method} {request.url.path:.200}: {found}").response()
+    response = ApiError(error.status_code, f"{request.method} {request.url.path:.200}: {found}").response()
+    response.headers.update(error.headers or {})
+    return response

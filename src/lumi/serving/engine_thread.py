@@ -183,7 +183,7 @@ class EngineThread:
         """End everything; the engine is left empty, where that is possible."""
         with self._changed:
             unfinished, self._calls, self._inbox = self._calls, {}, []
-        calls = {call for call, _ in unfinished.values()}
+        calls = {call for call, _ in unfinished.values() if not call.is_done}
         for call in calls:
             call.error = call.error or error
         try:

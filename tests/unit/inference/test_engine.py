@@ -264,3 +264,80 @@ def test_int8_is_near_the_model(model, tokenizer):
         assert top in rough
         assert rough[top] == pytest.approx(plain[top], abs=0.5)
         assert rough[top] != plain[top]
+
+
+def test_a_long_prompt_is_not_overtaken_for_ever(model, tokenizer, monkeypatch):
+    """Prompts that are partly in get their share before those that come later."""
+    monkeypatch.setattr("lumi.inference.engine._FILL_TOKENS", {"cpu": 16, "cuda": 16})
+    engine = Engine(model, tokenizer, num_slots=4)
+    config = GenerationConfig(temperature=0.0, max_new_tokens=1, stop_ids=())
+    long = engine.submit(range(20, 80), config)
+    for number in range(12):
+        engine.submit([100 + number, *range(30, 45)], config)
+        engine.step()
+    assert long.finish_reason == "length"
+
+
+def test_what_is_being_filled_in_for_one_is_waited_for_by_others(model, tokenizer):
+    """Several choices for one prompt: it is computed once."""
+    engine = Engine(model, tokenizer, num_slots=4)
+    prompt = ids_of(tokenizer, PROMPTS[4])
+    config = GenerationConfig(temperature=1.0, max_new_tokens=5, stop_ids=())
+    requests = [engine.submit(prompt, config.model_copy(update={"seed": seed})) for seed in range(4)]
+    engine.run()
+    assert [request.cached_tokens for request in requests] == [0, *[len(prompt) - 1] * 3]
+    for seed, request in enumerate(requests):
+        assert outcome(request) == outcome(
+            alone(model, tokenizer, PROMPTS[4], config.model_copy(update={"seed": seed}))
+        )
+
+
+def test_steps_that_are_read_later_change_nothing(model, tokenizer):
+    """As on a card: a step is started before the tokens of the one before are read."""
+    config = GenerationConfig(temperature=1.0, max_new_tokens=6, seed=3)
+
+    def deltas(lag):
+        engine = Engine(model, tokenizer, num_slots=2)
+        if lag:
+            engine._stepper = Late(engine._stepper)
+        requests = [engine.submit(ids_of(tokenizer, text), config) for text in PROMPTS]
+        moved = []
+        while not engine.is_idle:
+            step = engine.step()
+            assert len(step) == len({id(request) for request in step})
+            moved += step
+        return [outcome(request) for request in requests]
+
+    assert deltas(lag=True) == deltas(lag=False)
+
+
+class Late:
+    """Draws when it is told to, and tells one step later; tokens that nobody has read yet are fed all the same."""
+
+    lag = 1
+
+    def __init__(self, stepper):
+        self.stepper, self.begin = stepper, stepper.begin
+        self.fed = {}
+
+    def step(self, slots):
+        waiting = [
+            (slot.holder, self.fed[slot.holder])
+            for slot in slots
+            if slot.holder in self.fed and slot.started > len(slot.holder.token_ids)
+        ]
+        for request, token in waiting:
+            request.token_ids.append(token)
+        drawn = self.stepper.step(slots).wait()
+        for request, _ in waiting:
+            request.token_ids.pop()
+        self.fed.update({slot.holder: token for slot, token in zip(slots, drawn.tokens, strict=True)})
+        return Drawn(drawn)
+
+
+class Drawn:
+    def __init__(self, drawn):
+        self.drawn = drawn
+
+    def wait(self):
+        return self.drawn
