@@ -83,7 +83,9 @@ STAGES = {
         "measured figures against the targets, and what to try next",
     ),
     "generate": Stage("lumi.inference:GenerateConfig", "lumi.inference:run_generate", "continue a prompt"),
-    "chat": Stage("lumi.inference.chat:ChatConfig", "lumi.inference.chat:run_chat", "talk to a tuned model"),
+    "chat": Stage(
+        "lumi.inference.chat:ChatConfig", "lumi.inference.chat:run_chat", "talk to a tuned model, here or at a server"
+    ),
     "serve": Stage(
         "lumi.serving:ServeConfig", "lumi.serving:serve", "models behind an HTTP server, as OpenAI's (06_serve.py)"
     ),
