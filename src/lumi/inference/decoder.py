@@ -100,16 +100,29 @@ class Matrix(Protocol):
 
 
 class Dense:
-    """A matrix in its own type. On a CPU its transpose is kept: one row by a wide one is then read front to back."""
+    """A matrix in its own type.
+
+    On a CPU memory is what a row waits for: each thread gets outputs of its own, in the order in which it reads them.
+    """
 
     def __init__(self, weight_OI: Tensor) -> None:
-        self._weight_IO = weight_OI.t() if weight_OI.is_cuda else weight_OI.t().contiguous()
+        outputs, inputs = weight_OI.shape
+        threads = 1 if weight_OI.is_cuda or outputs % torch.get_num_threads() else torch.get_num_threads()
+        self._weight_TIO = weight_OI.view(threads, -1, inputs).transpose(1, 2)
+        if not weight_OI.is_cuda:
+            self._weight_TIO = self._weight_TIO.contiguous()
 
     def times(self, x_NI: Tensor) -> Tensor:
-        return x_NI @ self._weight_IO
+        threads, rows = len(self._weight_TIO), len(x_NI)
+        if threads == 1:
+            return x_NI @ self._weight_TIO[0]
+        y_TNO = torch.bmm(x_NI.expand(threads, -1, -1), self._weight_TIO)
+        return y_TNO.transpose(0, 1).reshape(rows, -1)
 
     def added(self, x_NI: Tensor, to_NO: Tensor) -> Tensor:
-        return torch.addmm(to_NO, x_NI, self._weight_IO)
+        if len(self._weight_TIO) == 1:
+            return torch.addmm(to_NO, x_NI, self._weight_TIO[0])
+        return to_NO + self.times(x_NI)
 
 
 class Int8:

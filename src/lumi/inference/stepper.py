@@ -5,8 +5,7 @@
 Shapes: B slots, V vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -20,8 +19,6 @@ from lumi.inference.request import Request, TokenLogprobs
 from lumi.inference.sampling import PROMPTED, Sampling, adjust, sample
 from lumi.inference.slot import Slot
 from lumi.randomness import generator
-
-_FEW_ROWS = 2
 
 
 class Drawn(NamedTuple):
@@ -92,7 +89,6 @@ class PlainStepper:
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
         self._device = decoder.weights.head_VD.device
-        self._num_threads = torch.get_num_threads()
         self._draws: dict[int, NDArray[np.float64]] = {}
         self._adjustments: dict[int, _Adjustment] = {}
 
@@ -115,8 +111,7 @@ class PlainStepper:
 
     def step(self, slots: Sequence[Slot]) -> "_Done":
         tokens_B = torch.tensor([_last(slot.holder) for slot in slots], device=self._device)
-        with self._few_threads(len(slots)):
-            logits_BV = self._decoder.logits(tokens_B, [Span(slot.index, slot.position, 1) for slot in slots])
+        logits_BV = self._decoder.logits(tokens_B, [Span(slot.index, slot.position, 1) for slot in slots])
         chosen_B = self._sample(logits_BV, slots)
         chosen = chosen_B.tolist()
         for slot, token in zip(slots, chosen, strict=True):
@@ -124,18 +119,6 @@ class PlainStepper:
                 count = int(adjustment.counts_V[token])
                 adjustment.counts_V[token] = count + (count % PROMPTED < PROMPTED - 1)
         return _Done(Drawn(chosen, _logprobs(logits_BV, chosen_B, slots)))
-
-    @contextmanager
-    def _few_threads(self, rows: int) -> Iterator[None]:
-        """Use one thread where a CPU has few rows: memory is what they wait for, and waking threads takes longer.
-
-        The number is the whole process's, so what it was is noted once: another engine may have set it meanwhile.
-        """
-        torch.set_num_threads(1 if rows <= _FEW_ROWS and self._device.type == "cpu" else self._num_threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(self._num_threads)
 
     def _sample(self, logits_BV: Tensor, slots: Sequence[Slot]) -> Tensor:
         settings = [slot.holder.settings for slot in slots]
