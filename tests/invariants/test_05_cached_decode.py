@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lumi.inference.cache import SlotCache
-from lumi.inference.decoder import Decoder, DecoderWeights, Span
+from lumi.inference.decoder import Decoder, DecoderWeights, RowDecoder, Span
 from lumi.model import ModelConfig, create_model
 
 SHAPES = {
@@ -25,19 +25,24 @@ def model(request):
     return model
 
 
-def decoder_of(model, slots, capacity=40):
+@pytest.fixture(params=[Decoder, RowDecoder])
+def kind(request):
+    return request.param
+
+
+def decoder_of(model, slots, capacity=40, kind=Decoder):
     weights = DecoderWeights.of(model)
     cache = SlotCache(model.config, slots, capacity, dtype=torch.float32, device=torch.device("cpu"))
     cache.keys.fill_(float("nan"))  # what nobody has written must not count
     cache.values.fill_(float("nan"))
-    return Decoder(weights, cache)
+    return kind(weights, cache)
 
 
 @pytest.mark.parametrize("chunks", [[1] * 30, [30], [12, 1, 1, 9, 7]])
 @torch.inference_mode()
-def test_in_pieces_equals_at_once(model, chunks):
+def test_in_pieces_equals_at_once(model, chunks, kind):
     tokens = torch.randint(6, 97, (30,), generator=torch.Generator().manual_seed(1))
-    decoder = decoder_of(model, slots=2)
+    decoder = decoder_of(model, slots=2, kind=kind)
     pieces, start = [], 0
     for size in chunks:
         pieces.append(decoder.logits(tokens[start : start + size], [Span(1, start, size)]))

@@ -19,7 +19,7 @@ import torch
 
 from lumi.errors import ConfigError, DataError
 from lumi.inference.cache import SlotCache, slot_bytes
-from lumi.inference.decoder import Decoder, DecoderWeights, Dense, Int8, Span
+from lumi.inference.decoder import Decoder, DecoderWeights, Dense, Int8, RowDecoder, Span
 from lumi.inference.request import Request
 from lumi.inference.settings import GenerationConfig
 from lumi.inference.slot import Slot
@@ -76,7 +76,8 @@ class Engine:
             self._decoder = CardDecoder(weights, self._cache)
             self._stepper = GraphStepper(weights, self._cache)
         else:
-            self._decoder = Decoder(weights, self._cache, Int8 if int8 else Dense)
+            by_row = self.device.type == "cpu" and weights.dtype == torch.float32
+            self._decoder = (RowDecoder if by_row else Decoder)(weights, self._cache, Int8 if int8 else Dense)
             self._stepper = PlainStepper(self._decoder)
         self._slots = [Slot(index) for index in range(num_slots)]
         self._held = np.zeros((num_slots, self.context), dtype=np.int32)  # what slots hold, or will when filled
