@@ -183,9 +183,10 @@ class EngineThread:
         """End everything; the engine is left empty, where that is possible."""
         with self._changed:
             unfinished, self._calls, self._inbox = self._calls, {}, []
-        calls = {call for call, _ in unfinished.values() if not call.is_done}
+        calls = {call for call, _ in unfinished.values()}
         for call in calls:
-            call.error = call.error or error
+            if not call.is_done:  # an answer may have ended in the very step that failed
+                call.error = call.error or error
         try:
             self.engine.reset()
         except Exception:

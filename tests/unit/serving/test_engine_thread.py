@@ -17,7 +17,7 @@ class ScriptedEngine:
     def __init__(self, num_slots=2):
         self.num_slots, self.requests, self.steps, self.threads = num_slots, [], 0, set()
         self.allowed = threading.Semaphore(0)
-        self.fails = self.cannot_cancel = False
+        self.fails = self.cannot_cancel = self.ends_one_and_fails = False
 
     @property
     def is_idle(self):
@@ -44,7 +44,9 @@ class ScriptedEngine:
         assert self.allowed.acquire(timeout=20)
         self.threads.add(threading.current_thread())
         self.steps += 1
-        if self.fails:
+        if self.ends_one_and_fails:
+            self.requests.pop(0).accept(100)
+        if self.fails or self.ends_one_and_fails:
             raise RuntimeError("the card is gone")
         moved = self.requests[: self.num_slots]
         for request in moved:
@@ -204,6 +206,21 @@ def test_a_step_that_fails_ends_what_was_there_and_the_next_request_is_answered(
 
     run(scenario)
     assert "the card is gone" in caplog.text
+
+
+def test_an_answer_that_ended_in_the_step_that_failed_is_whole(run, call):
+    async def scenario(engine, thread):
+        whole, broken = call(1), call(5)
+        thread.submit(whole)
+        thread.submit(broken)
+        engine.ends_one_and_fails = True
+        engine.allow(1)
+        await asyncio.wait_for(whole.wait(), 10)
+        assert whole.is_done
+        with pytest.raises(ApiError):
+            await asyncio.wait_for(broken.wait(), 10)
+
+    run(scenario)
 
 
 def test_an_engine_that_fails_again_and_again_is_given_up(run, call):
