@@ -12,7 +12,7 @@ import torch
 from lumi.inference import Engine, GenerationConfig
 from lumi.inference.cache import SlotCache
 from lumi.inference.decoder import Decoder, DecoderWeights, Span
-from lumi.inference.sampling import PROMPTED, Sampling, adjust, sample
+from lumi.inference.sampling import PROMPTED, Sampling, adjust, sample, sampling_row
 from lumi.model import ModelConfig, create_model
 from lumi.tokenizer import Tokenizer
 
@@ -70,11 +70,10 @@ def test_kernels_give_the_logits_of_the_plain_decoder(shape, dtype, rows):
     weights = DecoderWeights.of(sharp_model(SHAPES[shape], dtype))
     decoders = []
     for kind in (dtype, dtype, torch.float32):
-        weights = weights if kind == dtype else widened(weights)
         cache = SlotCache(weights.config, rows + 2, 150, dtype=kind, device=DEVICE)
         cache.keys.fill_(float("nan"))  # what nobody has written must not count
         cache.values.fill_(float("nan"))
-        decoders.append(Decoder(weights, cache))
+        decoders.append(Decoder(weights if kind == dtype else widened(weights), cache))
     slots = [rows + 1 - row for row in range(rows)]
     lengths = [(67 * row) % 140 for row in range(rows)]
     draw = torch.Generator(DEVICE).manual_seed(rows)
@@ -86,7 +85,7 @@ def test_kernels_give_the_logits_of_the_plain_decoder(shape, dtype, rows):
     last_S = torch.zeros(rows + 2, dtype=torch.int32, device=DEVICE)
     lengths_S = torch.zeros_like(last_S)
     lengths_S[slots] = torch.tensor(lengths, dtype=torch.int32, device=DEVICE)
-    buffers = Buffers.of(decoders[1].weights, rows)
+    buffers = Buffers.of(weights, rows)
     slots_B = torch.tensor(slots, dtype=torch.int32, device=DEVICE)
     for step in range(3):
         tokens = torch.randint(6, 97, (rows,), device=DEVICE, generator=draw)
@@ -95,7 +94,7 @@ def test_kernels_give_the_logits_of_the_plain_decoder(shape, dtype, rows):
             tokens, [Span(slot, length + step, 1) for slot, length in zip(slots, lengths, strict=True)]
         )
         found = torch.full_like(wanted, float("nan"))
-        decode(decoders[1].weights, decoders[1].cache, buffers, slots_B, last_S, lengths_S, found)
+        decode(weights, decoders[1].cache, buffers, slots_B, last_S, lengths_S, found)
         exact = decoders[2].logits(
             tokens, [Span(slot, length + step, 1) for slot, length in zip(slots, lengths, strict=True)]
         )
@@ -163,16 +162,7 @@ def test_the_draw_is_the_plain_one(vocab_size):
         for token, bias in one.logit_bias.items():
             bias_BV[row, token] = bias
     uniform_B = torch.rand(rows, device=DEVICE, generator=generator)
-    settings_S8 = torch.tensor(
-        [
-            (
-                one.temperature, one.top_k or 0, one.top_p, one.min_p, one.repetition_penalty,
-                one.presence_penalty, one.frequency_penalty, one.adjusts_logits,
-            )
-            for one in config
-        ],
-        device=DEVICE,
-    ).float()  # fmt: skip
+    settings_S8 = torch.tensor([(*sampling_row(one), one.adjusts_logits) for one in config], device=DEVICE).float()
     sampling = Sampling.of(config, DEVICE)
     adjusts_B1 = torch.tensor([[one.adjusts_logits] for one in config], device=DEVICE)
     adjusted_BV = torch.where(adjusts_B1, adjust(logits_BV, counts_BV, bias_BV, sampling), logits_BV)

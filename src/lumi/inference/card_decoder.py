@@ -15,7 +15,7 @@ from torch import Tensor
 from lumi.inference import kernels
 from lumi.inference.cache import SlotCache
 from lumi.inference.decoder import Decoder, DecoderWeights, Places
-from lumi.inference.tiles import MOST_SPLIT, Tile, tiling
+from lumi.inference.tiles import MOST_SPLIT, tiling
 
 
 class Buffers(NamedTuple):
@@ -91,13 +91,11 @@ QKV, OUT, GATE_UP, DOWN, HEAD = (
 
 
 def multiply(
-    product: Product, a_BK: Tensor, weight: Tensor, out: Tensor, rows: int, eps: float, shares: Tensor,
-    tile: Tile | None = None,
-) -> None:  # fmt: skip
+    product: Product, a_BK: Tensor, weight: Tensor, out: Tensor, rows: int, eps: float, shares: Tensor
+) -> None:
     """Run one product of a step; ``out`` [B, N] is written, or added to; ``shares`` is used up."""
     inputs, outputs = weight.shape[1], weight.shape[0] // (2 if product.gated else 1)
-    tile = tile or tiling(product.name, rows, inputs)
-    tile = tile.within(_shared_bytes(weight.device), weight.itemsize, gated=product.gated)
+    tile = tiling(product.name, rows, inputs).within(_shared_bytes(weight.device), weight.itemsize, gated=product.gated)
     around = {"K": inputs, "NORM": product.norm, "GATED": product.gated, "ADD": product.add}
     if tile.bm == 1:
         kernels.matvec[(triton.cdiv(outputs, tile.bn), rows)](
@@ -123,17 +121,16 @@ def multiply(
 
 
 def attend(
-    weights: DecoderWeights, cache: SlotCache, buffers: Buffers, slots_B: Tensor, lengths_S: Tensor, layer: int,
-    *, parts: int, block: int = 64, warps: int = 1,
-) -> None:  # fmt: skip
+    weights: DecoderWeights, cache: SlotCache, buffers: Buffers, slots_B: Tensor, lengths_S: Tensor, layer: int
+) -> None:
     """Run the attention of one layer: from ``buffers.qkv`` to ``buffers.mixed``."""
     config, rows = weights.config, len(slots_B)
-    heads, e = config.n_head, config.head_dim
+    heads, e, parts = config.n_head, config.head_dim, num_parts(rows)
     width = triton.next_power_of_2(e)
     kernels.attend[(rows, heads, parts)](
         buffers.qkv, slots_B, lengths_S, weights.rotary_2CE, cache.keys[layer], cache.values[layer], buffers.mixed,
         buffers.parts, buffers.sums, cache.capacity, weights.rotary_2CE.shape[1], e**-0.5,
-        H=heads, K=config.num_kv_heads, E=e, WIDTH=width, P=parts, BS=block, num_warps=warps,
+        H=heads, K=config.num_kv_heads, E=e, WIDTH=width, P=parts, BS=64, num_warps=1,
         **_early(slots_B.device, rows),
     )  # fmt: skip
     if parts > 1:
@@ -145,7 +142,7 @@ def attend(
             WIDTH=width,
             P=parts,
             num_warps=1,
-            **_early(slots_B.device, len(slots_B)),
+            **_early(slots_B.device, rows),
         )
 
 
@@ -171,7 +168,7 @@ def decode(
     )
     for layer, block in enumerate(weights.blocks):
         multiply(QKV, x, block.qkv, qkv, rows, eps, shares)
-        attend(weights, cache, buffers, slots_B, lengths_S, layer, parts=num_parts(rows))
+        attend(weights, cache, buffers, slots_B, lengths_S, layer)
         multiply(OUT, mixed, block.out, x, rows, eps, shares)
         multiply(GATE_UP, x, block.gate_up, gated, rows, eps, shares)
         multiply(DOWN, gated, block.down, x, rows, eps, shares)
@@ -207,16 +204,18 @@ def draw(
 class CardDecoder(Decoder):
     """A decoder for the prompts: what stands between its products in one kernel each."""
 
+    def __init__(self, weights: DecoderWeights, cache: SlotCache) -> None:
+        super().__init__(weights, cache)
+        self._rotary_2CE = weights.rotary_2CE  # the kernels put the sign in themselves
+
     def _norm(self, x_ND: Tensor) -> Tensor:
         rows, d = x_ND.shape
         y_ND = torch.empty_like(x_ND)
-        kernels.norm_rows[(rows,)](
-            x_ND, y_ND, d, self.weights.config.norm_eps, BLOCK=triton.next_power_of_2(d), num_warps=4
-        )
+        kernels.norm_rows[(rows,)](x_ND, y_ND, d, self.config.norm_eps, BLOCK=triton.next_power_of_2(d), num_warps=4)
         return y_ND
 
     def _turned(self, layer: int, all_NHE: Tensor, places: Places) -> tuple[Tensor, Tensor, Tensor]:
-        config, table = self.weights.config, self.weights.rotary_2CE
+        config, table = self.config, self._rotary_2CE
         heads, kv_heads, e = config.n_head, config.num_kv_heads, config.head_dim
         assert places.at is not None, "on a card all is stored at once"
         kernels.turn[all_NHE.shape[:2]](

@@ -158,7 +158,9 @@ class Decoder:
     """
 
     def __init__(self, weights: DecoderWeights, cache: SlotCache, matrix: Callable[[Tensor], Matrix] = Dense) -> None:
-        self.weights, self.cache = weights, cache
+        # not the weights: what multiplies has its own layout of them, and they must not stand there twice
+        self.config, self.dtype, self.device = weights.config, weights.dtype, weights.head_VD.device
+        self.cache, self._embedding_VD = cache, weights.embedding_VD
         cos_CE, sin_CE = weights.rotary_2CE
         half = sin_CE.shape[1] // 2  # the other half comes in with a sign: the table has it, so that no step must
         self._turn_2CE = torch.stack([cos_CE, torch.cat([-sin_CE[:, :half], sin_CE[:, half:]], 1)])
@@ -195,7 +197,7 @@ class Decoder:
 
     def _placed(self, spans: Sequence[Span]) -> "Places":
         """Work out once what every layer needs to know of the spans."""
-        table, device = self._turn_2CE, self._turn_2CE.device
+        table, device = self._turn_2CE, self.device
         parts, begin = [], 0
         for span in spans:
             parts.append((span, slice(begin, begin := begin + span.length)))
@@ -208,7 +210,7 @@ class Decoder:
             return Places(parts, rotary_2N1E)
         slots_N = torch.cat([torch.full((span.length,), span.slot) for span in spans]).to(device)
         fresh = next((number for number, span in enumerate(spans) if span.start), len(spans))
-        unfit = self.weights.dtype == torch.float32 or self.weights.config.head_dim % 8  # for the kernel
+        unfit = self.dtype == torch.float32 or self.config.head_dim % 8  # for the kernel
         if unfit or not fresh:
             return Places(parts, rotary_2N1E, (slots_N, places_N))
         borders = torch.tensor([0, *(here.stop for _, here in parts[:fresh])], dtype=torch.int32, device=device)
@@ -217,18 +219,18 @@ class Decoder:
         return Places(parts[fresh:], rotary_2N1E, (slots_N, places_N), together)
 
     def _embedded(self, tokens_N: Tensor) -> Tensor:
-        return F.embedding(tokens_N, self.weights.embedding_VD)
+        return F.embedding(tokens_N, self._embedding_VD)
 
     def _norm(self, x_ND: Tensor) -> Tensor:
-        return F.rms_norm(x_ND.float(), x_ND.shape[1:], None, self.weights.config.norm_eps).to(x_ND.dtype)
+        return F.rms_norm(x_ND.float(), x_ND.shape[1:], None, self.config.norm_eps).to(x_ND.dtype)
 
     def _projected(self, layer: int, x_ND: Tensor, places: "Places") -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values, turned; stored already where all are stored at once."""
-        all_NHE = self._matrices[layer][0].times(self._norm(x_ND)).view(len(x_ND), -1, self.weights.config.head_dim)
+        all_NHE = self._matrices[layer][0].times(self._norm(x_ND)).view(len(x_ND), -1, self.config.head_dim)
         return self._turned(layer, all_NHE, places)
 
     def _turned(self, layer: int, all_NHE: Tensor, places: "Places") -> tuple[Tensor, Tensor, Tensor]:
-        heads, kv_heads = self.weights.config.n_head, self.weights.config.num_kv_heads
+        heads, kv_heads = self.config.n_head, self.config.num_kv_heads
         qk_NHE = all_NHE[:, : heads + kv_heads].float()
         cos_N1E, sin_N1E = places.rotary_2N1E
         turned_NHE = torch.addcmul(qk_NHE * cos_N1E, qk_NHE.roll(qk_NHE.shape[2] // 2, 2), sin_N1E).to(all_NHE.dtype)
@@ -263,7 +265,7 @@ class RowDecoder(Decoder):
     def logits(self, tokens_N: Tensor, spans: Sequence[Span]) -> Tensor:
         if len(tokens_N) > 1:
             return super().logits(tokens_N, spans)
-        config, (slot, place, _) = self.weights.config, spans[0]
+        config, (slot, place, _) = self.config, spans[0]
         heads, both, e = config.n_head, config.n_head + config.num_kv_heads, config.head_dim
         grouped = heads != config.num_kv_heads
         cos_E, sin_E = self._turn_2CE[:, place]
@@ -290,7 +292,7 @@ class RowDecoder(Decoder):
     def _scaled(self, x_1D: Tensor) -> Tensor:
         x_D = x_1D[0]
         mean = float(torch.dot(x_D, x_D)) / len(x_D)
-        return x_1D * float((mean + self.weights.config.norm_eps) ** -0.5)
+        return x_1D * float((mean + self.config.norm_eps) ** -0.5)
 
 
 class _Fresh(NamedTuple):

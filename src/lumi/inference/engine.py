@@ -160,13 +160,10 @@ class Engine:
         if self._writing:
             requests = [slot.holder for slot in self._writing]
             self._pending.append((self._writing, requests, self._stepper.step(self._writing)))
-            asked_all = []
             for slot in self._writing:
                 slot.started += 1
-                if slot.started == slot.holder.limit:
-                    asked_all.append(slot)
-            if asked_all:
-                self._writing = tuple(slot for slot in self._writing if slot not in asked_all)
+            if any(slot.started == slot.holder.limit for slot in self._writing):
+                self._writing = tuple(slot for slot in self._writing if slot.started < slot.holder.limit)
         moved = []
         while len(self._pending) > (self._stepper.lag if self._writing else 0):
             moved += self._settle(*self._pending.popleft())

@@ -21,6 +21,7 @@ from lumi.inference.cache import SlotCache
 from lumi.inference.card_decoder import Buffers, decode, draw
 from lumi.inference.decoder import DecoderWeights
 from lumi.inference.request import TokenLogprobs
+from lumi.inference.sampling import sampling_row
 from lumi.inference.slot import Slot
 from lumi.inference.stepper import Drawn, bias_of, count_prompt, draws
 
@@ -81,10 +82,7 @@ class GraphStepper:
         uniforms = np.zeros((len(slots), self.cache.capacity), dtype=np.float32)
         for place, slot in enumerate(slots):
             request, one = slot.holder, slot.holder.settings
-            settings[place] = (
-                one.temperature, one.top_k or 0, one.top_p, one.min_p,
-                one.repetition_penalty, one.presence_penalty, one.frequency_penalty, one.adjusts_logits,
-            )  # fmt: skip
+            settings[place] = (*sampling_row(one), one.adjusts_logits)
             if one.temperature > 0:
                 uniforms[place, slot.position : slot.position + request.limit] = draws(one.seed, request.limit)
         places = self._send(np.array([slot.index for slot in slots], dtype=np.int64))

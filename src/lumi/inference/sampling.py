@@ -34,14 +34,15 @@ class Sampling(NamedTuple):
     @classmethod
     def of(cls, settings: Sequence[GenerationConfig], device: str | torch.device = "cpu") -> "Sampling":
         """Return the settings of each row as tensors."""
-        rows = [
-            (
-                one.temperature, float(one.top_k or 0), one.top_p, one.min_p,
-                one.repetition_penalty, one.presence_penalty, one.frequency_penalty,
-            )
-            for one in settings
-        ]  # fmt: skip
-        return cls(*torch.tensor(rows, device=device).T.contiguous())
+        return cls(*torch.tensor([sampling_row(one) for one in settings], device=device).T.contiguous())
+
+
+def sampling_row(settings: GenerationConfig) -> tuple[float, ...]:
+    """Return settings as numbers, in the order of `Sampling`."""
+    return (
+        settings.temperature, float(settings.top_k or 0), settings.top_p, settings.min_p,
+        settings.repetition_penalty, settings.presence_penalty, settings.frequency_penalty,
+    )  # fmt: skip
 
 
 PROMPTED = 1 << 14  # in a row of counts: the prompt has the token

@@ -88,7 +88,7 @@ class PlainStepper:
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
-        self._device = decoder.weights.head_VD.device
+        self._device = decoder.device
         self._draws: dict[int, NDArray[np.float64]] = {}
         self._adjustments: dict[int, _Adjustment] = {}
 
@@ -96,7 +96,7 @@ class PlainStepper:
         pass
 
     def begin(self, slots: Sequence[Slot]) -> None:
-        vocab_size = self._decoder.weights.config.vocab_size
+        vocab_size = self._decoder.config.vocab_size
         for slot in slots:
             request, settings = slot.holder, slot.holder.settings
             self._draws.pop(slot.index, None)

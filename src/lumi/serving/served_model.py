@@ -9,7 +9,7 @@ from lumi.artifacts import MANIFEST
 from lumi.conversation import Message, Template, read_template, render
 from lumi.errors import ConfigError, DataError
 from lumi.inference import Engine, GenerationConfig, most_slots
-from lumi.model import DeviceName, DtypeName, choose_device, choose_dtype, load_model, read_model_config, read_stop_ids
+from lumi.model import DeviceName, DtypeName, choose_device, choose_dtype, count_parameters, load_model, read_stop_ids
 from lumi.serving.api_error import ApiError
 from lumi.serving.engine_thread import EngineThread
 from lumi.tokenizer import BOS_ID, Tokenizer
@@ -57,7 +57,7 @@ class ServedModel:
         place = choose_device(device)
         model = load_model(folder, device=place, dtype=choose_dtype(dtype, place))
         template, tokenizer = read_template(folder), Tokenizer.load(folder)
-        config = read_model_config(folder)
+        config = model.config
         num_slots = num_slots or most_slots(config, config.sequence_length, model.compute_dtype, place)
         engine = Engine(model, tokenizer, num_slots=num_slots, int8=int8)
         engine.warm_up()
@@ -70,7 +70,7 @@ class ServedModel:
             template=template,
             end_ids=template.stop_ids if template else read_stop_ids(folder),
             num_slots=num_slots,
-            num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+            num_parameters=count_parameters(config).total,
             created=int((folder / MANIFEST).stat().st_mtime),
         )
 

@@ -57,16 +57,17 @@ class EngineAnswerer:
         ends = tuple(sorted({*settings.stop_ids, *self._template.stop_ids}))
         request = self._engine.submit(ids, settings.model_copy(update={"stop_ids": ends}))
         answer.num_prompt_tokens = len(ids)
-        num_characters = 0
+        num_pieces, begun = 0, False
         try:
             while request.finish_reason is None:
                 with _interrupts_held():
                     self._engine.step()
                 answer.num_tokens, answer.num_cached_tokens = len(request.token_ids), request.cached_tokens
-                text = request.text.lstrip()
-                if len(text) > num_characters:
-                    yield text[num_characters:]
-                    num_characters = len(text)
+                text, num_pieces = request.text_since(num_pieces)
+                text = text if begun else text.lstrip()
+                if text:
+                    begun = True
+                    yield text
             answer.finish_reason = request.finish_reason
         finally:
             self._engine.cancel(request)
