@@ -38,9 +38,8 @@ def count_and_kill(monkeypatch, kill_at):
 
         return call
 
-    monkeypatch.setattr("lumi.model.pretrained.save_file", counted(safetensors.torch.save_file))
-    monkeypatch.setattr("lumi.training.checkpoint.save_file", counted(safetensors.torch.save_file))
-    for name in ("write_text", "rename", "open", "mkdir", "replace"):
+    monkeypatch.setattr("lumi.model.tensor_file.save_file", counted(safetensors.torch.save_file))
+    for name in ("write_text", "rename", "open", "mkdir", "replace", "touch", "chmod"):
         monkeypatch.setattr(Path, name, counted(getattr(Path, name)))
     monkeypatch.setattr(os, "fsync", counted(os.fsync))
     return calls

@@ -1,6 +1,7 @@
 """Data flows one way: a package imports only from those above it in docs/architecture.md."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -48,6 +49,15 @@ def test_imports_point_one_way():
             if parts[0] == "lumi" and len(parts) > 1 and order.index(parts[1]) > order.index(here):
                 wrong.append(f"{path.relative_to(SOURCE)} imports {name}")
     assert not wrong
+
+
+def test_every_public_name_is_there():
+    """Some are found only when they are asked for."""
+    for package in packages():
+        module = importlib.import_module(f"lumi.{package}")
+        names = getattr(module, "__all__", ())
+        assert [name for name in names if not hasattr(module, name)] == [], package
+        assert not hasattr(module, "no_such_name")
 
 
 def test_the_overview_needs_no_heavy_library():

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from lumi.config import Config
-from lumi.model import DeviceName, DtypeName
+from lumi.devices import DeviceName, DtypeName
 
 TaskName = Literal[
     "boolq", "hellaswag", "lambada", "arc_easy", "arc_challenge", "piqa", "winogrande", "openbookqa"

@@ -11,6 +11,7 @@ from torch import Tensor
 from lumi.config import read_json_object
 from lumi.export.source import AdapterSource, ModelSource
 from lumi.model.pretrained import WEIGHTS
+from lumi.model.tensor_file import save_tensors
 from lumi.posttraining.adapter_files import ADAPTER
 from lumi.progress import progress
 from lumi.tokenizer.tokenizer import CHECKPOINT_MODEL
@@ -63,10 +64,8 @@ def write_peft_adapter(adapter: AdapterSource, dtype: str, folder: Path) -> dict
 
 
 def _write_weights(weights: Mapping[str, Tensor], dtype: str, path: Path) -> None:
-    from safetensors.torch import save_file
-
     cast = {name: tensor.to(_TORCH[dtype]) for name, tensor in weights.items()}
     size = sum(tensor.nbytes for tensor in cast.values())
     with progress("export: writing", total=size, unit="MB", scale=1e6) as bar:
-        save_file(cast, path, metadata={"format": "pt"})
+        save_tensors(cast, path, metadata={"format": "pt"})
         bar.advance(size)

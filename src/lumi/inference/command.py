@@ -5,9 +5,10 @@ from pathlib import Path
 from pydantic import Field
 
 from lumi.config import Config
+from lumi.devices import DeviceName, DtypeName
 from lumi.inference.generation import generate, stream
 from lumi.inference.settings import GenerationConfig
-from lumi.model import DeviceName, DtypeName, choose_device, choose_dtype, load_model, read_stop_ids
+from lumi.model import choose_device, choose_dtype, load_model, read_stop_ids
 from lumi.tokenizer import Tokenizer, require_same_tokenizer
 
 

@@ -1,13 +1,10 @@
 """Where a model runs, and in which number type it computes."""
 
-from typing import Literal
-
 import torch
 
+from lumi.devices import DeviceName, DtypeName
 from lumi.errors import ConfigError
 
-DeviceName = Literal["auto", "cpu", "cuda"]
-DtypeName = Literal["auto", "fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from lumi.artifacts import verify
@@ -14,6 +14,7 @@ from lumi.errors import DataError, IntegrityError
 from lumi.model.attention import choose_attention
 from lumi.model.config import ModelConfig
 from lumi.model.llama import Llama
+from lumi.model.tensor_file import save_tensors
 from lumi.tokenizer.ids import BOS_ID, PAD_ID
 
 WEIGHTS = "model.safetensors"
@@ -25,8 +26,16 @@ def write_model(config: ModelConfig, weights: Mapping[str, Tensor], folder: Path
     generation = {"bos_token_id": BOS_ID, "eos_token_id": [*stop_ids], "pad_token_id": PAD_ID, "do_sample": True}
     (folder / "config.json").write_text(json.dumps(config.to_transformers(), indent=1) + "\n", encoding="utf8")
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=1) + "\n", encoding="utf8")
-    save_file(dict(weights), folder / WEIGHTS, metadata={"format": "pt"})
+    save_tensors(weights, folder / WEIGHTS, metadata={"format": "pt"})
     return ["config.json", "generation_config.json", WEIGHTS]
+
+
+def model_name(folder: Path, num_folders: int = 2) -> str:
+    """Return what people call a model: the last folders of its path; ``final`` says nothing and is left out."""
+    parts = folder.resolve().parts[1:]
+    if parts[-1:] == ("final",):
+        parts = parts[:-1] or parts
+    return "/".join(parts[-num_folders:])
 
 
 def weights(model: Llama) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from lumi.artifacts import read_manifest
@@ -18,6 +18,7 @@ from lumi.errors import IntegrityError
 from lumi.model import Llama
 from lumi.model.lora import LoraConfig, adapter_parameters
 from lumi.model.pretrained import CHECKPOINT, WEIGHTS
+from lumi.model.tensor_file import save_tensors
 
 ADAPTER = "adapter"
 _PREFIX = "base_model.model."
@@ -79,7 +80,7 @@ def write_adapter(
     """
     (folder / ADAPTER).mkdir(exist_ok=True)
     tensors = {_PREFIX + _peft_name(name): tensor.contiguous() for name, tensor in weights.items()}
-    save_file(tensors, folder / ADAPTER / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_tensors(tensors, folder / ADAPTER / "adapter_model.safetensors", metadata={"format": "pt"})
     _write_json(folder / ADAPTER / "adapter_config.json", _peft_config(config, row_ids, base))
     beside = {"path": str(base.path), "weights_sha256": base.weights_sha256, "quantized": quantized}
     _write_json(folder / ADAPTER / "base.json", beside)

@@ -14,6 +14,7 @@ from lumi.serving.answer_forms import LAST_EVENT, AnswerReader, Form, event, usa
 from lumi.serving.api_error import ApiError, internal_error
 from lumi.serving.bodies import SampledBody
 from lumi.serving.engine_thread import Call
+from lumi.serving.guard import COUNT_ANSWERS
 from lumi.serving.served_model import ServedModel
 from lumi.serving.service import Service
 
@@ -40,6 +41,7 @@ class AnswerResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer; the engine is rid of the requests when this ends, however it ends."""
+        scope[COUNT_ANSWERS](len(self._readers))
         thread, seconds = self._model.thread, self._service.limits.request_seconds
         streams = bool(self._body.stream)
         call = self._service.submit(self._model, [reader.request for reader in self._readers], streams=streams)

@@ -11,13 +11,12 @@ from pydantic import Field
 
 from lumi.config import Config
 from lumi.conversation import find_template, read_template
+from lumi.devices import DeviceName, DtypeName
 from lumi.errors import ConfigError, DataError
-from lumi.model import DeviceName, DtypeName
+from lumi.inference.chat.server_answerer import KEY_VARIABLE
 from lumi.progress import say
 from lumi.serving.limits import Limits
 from lumi.tokenizer import Tokenizer, require_same_tokenizer
-
-_KEY_VARIABLE = "LUMI_API_KEY"
 
 
 class ServeConfig(Config):
@@ -79,7 +78,7 @@ def serve(config: ServeConfig) -> None:
     from lumi.serving.server import Server, bind
     from lumi.serving.service import Service
 
-    given = [config.api_key, os.environ.get(_KEY_VARIABLE)]
+    given = [config.api_key, os.environ.get(KEY_VARIABLE)]
     keys = Keys([*filter(None, given), *(read_keys(config.api_keys_file) if config.api_keys_file else [])])
     ids = model_ids(config.model_path)
     with bind(config.host, config.port) as bound:
@@ -88,7 +87,7 @@ def serve(config: ServeConfig) -> None:
         if not is_local and not keys:
             raise ConfigError(
                 f"{config.host} can be reached from other machines, and there is no API key",
-                f"set {_KEY_VARIABLE}, or give --api_keys_file; or serve this machine alone: --host 127.0.0.1",
+                f"set {KEY_VARIABLE}, or give --api_keys_file; or serve this machine alone: --host 127.0.0.1",
             )
         models = []
         for folder, model_id in zip(config.model_path, ids, strict=True):
@@ -143,4 +142,6 @@ def _talk(config: ServeConfig) -> None:
 
     if len(config.model_path) > 1:
         raise ConfigError("--mode interactive talks to one model", "name one in --model_path")
+    if config.int8:
+        raise ConfigError("--int8 is for --mode api", "leave it out; --dtype fp16 reads half as much as fp32")
     run_chat(ChatConfig(model_path=config.model_path[0], device=config.device, dtype=config.dtype))

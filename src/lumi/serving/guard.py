@@ -1,13 +1,14 @@
 """What stands before every route: who asks, by which name, how much, how long; and what every answer carries.
 
-Host -> API key -> not draining -> requests of the key -> size of the body, time -> the route
+Host -> API key -> not draining -> answers of the key -> size of the body, time -> the route
 """
 
 import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 _WITHOUT_KEY = ("/", "/health")
 _WHILE_DRAINING = ("/", "/health", "/ready", "/metrics")
 _GRACE_SECONDS = 5.0  # behind a request's time, for telling it to a client that reads
+COUNT_ANSWERS = "lumi.count_answers"  # in the scope: a function that is told how many answers a request asks for
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -58,7 +60,7 @@ class Guard:
     ) -> None:
         self._app, self._service, self._keys, self._logs = app, service, keys, logs
         self._hosts, self._routes = frozenset(hosts), frozenset(routes)
-        self._open: Counter[int | None] = Counter()  # requests of each key
+        self._open: Counter[int | None] = Counter()  # answers of each key that are asked for
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -113,19 +115,32 @@ class Guard:
         if scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        limits = self._service.limits
-        if self._open[owner] >= limits.max_requests_per_key:
-            raise ApiError(
-                429,
-                f"{limits.max_requests_per_key} requests at once are the most; wait for one to end",
-                code="too_many_requests",
-                retry_after=1,
-            )
-        self._open[owner] += 1
+        with self._counted(owner) as count_answers:
+            scope[COUNT_ANSWERS] = count_answers
+            await self._app(scope, _bounded(receive, headers, self._service.limits.max_body_bytes), send)
+
+    @contextmanager
+    def _counted(self, owner: int | None) -> Iterator[Callable[[int], None]]:
+        """Count a request as one answer of its key until its body was read and says how many it asks for."""
+        most, counted = self._service.limits.max_requests_per_key, 0
+
+        def count(num_answers: int) -> None:
+            nonlocal counted
+            if self._open[owner] - counted + num_answers > most:
+                raise ApiError(
+                    429,
+                    f"{most} requests at once are the most, each choice is one; wait for one to end",
+                    code="too_many_requests",
+                    retry_after=1,
+                )
+            self._open[owner] += num_answers - counted
+            counted = num_answers
+
+        count(1)
         try:
-            await self._app(scope, _bounded(receive, headers, limits.max_body_bytes), send)
+            yield count
         finally:
-            self._open[owner] -= 1
+            self._open[owner] -= counted
 
 
 def _name(host: str) -> str:

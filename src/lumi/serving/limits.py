@@ -21,7 +21,7 @@ class Limits(Config):
     max_waiting: int = Field(default=256, ge=0)
     """Answers that wait for a slot of a model; more are refused with 429."""
     max_requests_per_key: int = Field(default=64, gt=0)
-    """Requests of one API key at once (without keys: of everyone); more are refused with 429."""
+    """Requests of one API key at once (without keys: of everyone), each choice one; more are refused with 429."""
     request_seconds: float = Field(default=300.0, gt=0)
     """Longest time for one request, waiting included."""
     drain_seconds: float = Field(default=30.0, ge=0)

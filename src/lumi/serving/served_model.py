@@ -7,9 +7,10 @@ from pathlib import Path
 
 from lumi.artifacts import MANIFEST
 from lumi.conversation import Message, Template, read_template, render
+from lumi.devices import DeviceName, DtypeName
 from lumi.errors import ConfigError, DataError
 from lumi.inference import Engine, GenerationConfig, most_slots
-from lumi.model import DeviceName, DtypeName, choose_device, choose_dtype, count_parameters, load_model, read_stop_ids
+from lumi.model import choose_device, choose_dtype, count_parameters, load_model, model_name, read_stop_ids
 from lumi.serving.api_error import ApiError
 from lumi.serving.engine_thread import EngineThread
 from lumi.tokenizer import BOS_ID, Tokenizer
@@ -134,9 +135,8 @@ def model_ids(folders: Sequence[Path]) -> list[str]:
     paths = [folder.resolve() for folder in folders]
     if len({*paths}) < len(paths):
         raise ConfigError("a model is named twice in --model_path", "name each once")
-    parts = [(path.parent if path.name == "final" else path).parts[1:] for path in paths]
-    for count in range(2, max(map(len, parts)) + 1):
-        ids = ["/".join(part[-count:]) for part in parts]
+    for num_folders in range(2, max(len(path.parts) for path in paths) + 1):
+        ids = [model_name(path, num_folders) for path in paths]
         if len({*ids}) == len(ids):
             return ids
     raise ConfigError("--model_path names a folder and its final/", "name each model once")

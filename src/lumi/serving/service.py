@@ -82,7 +82,8 @@ class Service:
         Raises:
             ApiError: 400.
         """
-        if count > (most := self.limits.max_choices):
+        # more than a key may have at once would be refused for ever, and 429 says to try again
+        if count > (most := min(self.limits.max_choices, self.limits.max_requests_per_key)):
             raise ApiError(400, f"n: {count:,} answers were asked for, {most:,} at once are the most", param="n")
 
     def requests(

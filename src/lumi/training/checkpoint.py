@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from lumi.artifacts import (
@@ -42,6 +42,7 @@ from lumi.artifacts import (
 from lumi.artifacts import verify as verify_artifact
 from lumi.errors import IntegrityError, ResumeError
 from lumi.model.pretrained import CHECKPOINT, WEIGHTS
+from lumi.model.tensor_file import save_tensors
 from lumi.progress import say
 
 STATE = "training_state"
@@ -82,7 +83,7 @@ def write_share(folder: Path, state: TrainingState, rank: int) -> list[OutputFil
         files[f"optimizer_{rank:05d}"] = state.optimizer
     partial = partial_folder(folder)
     for name, tensors in files.items():
-        save_file(tensors, partial / STATE / f"{name}.safetensors")
+        save_tensors(tensors, partial / STATE / f"{name}.safetensors")
     return [describe_file(partial, f"{STATE}/{name}.safetensors") for name in files]
 
 
@@ -98,7 +99,7 @@ def write_common(
     (partial / STATE / "metrics.jsonl").write_text(lines, encoding="utf8")
     files += ["run.json", f"{STATE}/state.json", f"{STATE}/metrics.jsonl"]
     if state.rows is None:
-        save_file(state.optimizer, partial / STATE / "optimizer.safetensors")
+        save_tensors(state.optimizer, partial / STATE / "optimizer.safetensors")
         files.append(f"{STATE}/optimizer.safetensors")
     return [describe_file(partial, file) for file in files]
 

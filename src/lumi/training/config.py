@@ -6,8 +6,8 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from lumi.config import Config
+from lumi.devices import DeviceName, DtypeName
 from lumi.model.attention import AttentionName
-from lumi.model.placement import DeviceName, DtypeName
 from lumi.training.schedule import ScheduleConfig
 
 ParallelName = Literal["ddp", "fsdp"]

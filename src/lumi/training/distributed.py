@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
+from lumi.devices import DeviceName
 from lumi.errors import ConfigError, LumiError
-from lumi.model import DeviceName, choose_device
+from lumi.model import choose_device
 from lumi.progress import say
 from lumi.training.heartbeat import Heartbeat
 

@@ -1,6 +1,8 @@
 """The folder for transformers: the same logits and ids, and nothing in it that only Lumi needs."""
 
 import json
+import os
+import stat
 
 import pytest
 import torch
@@ -67,6 +69,18 @@ def test_the_card_is_the_checkpoints_without_what_the_folder_cannot_do(artifacts
     assert "## Limits" in made
     (checkpoint / "README.md").write_text("# Mine\n")
     assert (to_hf(checkpoint, tmp_path / "copied") / "README.md").read_text() == "# Mine\n"
+
+
+def test_the_umask_says_who_may_read(artifacts, tmp_path):
+    base = make_model(tmp_path / "base", artifacts / "tokenizer")
+    step = make_adapter(tmp_path / "step_1", base, LoraConfig(r=4, alpha=8.0), TEMPLATE)
+    before = os.umask(0o027)
+    try:
+        folders = to_hf(base, tmp_path / "hf"), to_hf(step, tmp_path / "adapter", adapter=True)
+    finally:
+        os.umask(before)
+    for folder in folders:
+        assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o640}
 
 
 def test_an_adapter_is_pefts(artifacts, tmp_path):

@@ -76,6 +76,7 @@ def test_what_a_lora_run_leaves(base, chats, tmp_path):
     assert sorted(path.name for path in (step / "adapter").iterdir()) == [
         "adapter_config.json", "adapter_model.safetensors", "base.json",
     ]  # fmt: skip
+    assert len({path.stat().st_mode for path in (step / "adapter").iterdir()}) == 1
     with pytest.raises(DataError, match="lumi merge"):
         load_model(step)
     ends = json.loads((final / "generation_config.json").read_text())["eos_token_id"]

@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import socket
+from pathlib import Path
 
 import httpx
 import pytest
@@ -84,6 +85,8 @@ def test_ids_are_the_last_folders_as_many_as_tell_them_apart(tmp_path):
     assert ids("checkpoints/sft_industrial/tiny/final") == ["sft_industrial/tiny"]
     assert ids("a/pretrain/tiny/final", "a/sft/tiny/step_20") == ["pretrain/tiny", "tiny/step_20"]
     assert ids("a/sft/tiny/final", "b/sft/tiny/final") == ["a/sft/tiny", "b/sft/tiny"]
+    assert model_ids([Path("/model")]) == ["model"]
+    assert model_ids([Path("/final")]) == ["final"]
     for twice in (("a/b", "a/b"), ("a/b", "a/../a/b"), ("a/b", "a/b/final")):
         with pytest.raises(ConfigError):
             ids(*twice)

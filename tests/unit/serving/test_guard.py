@@ -43,6 +43,19 @@ def client():
         yield make
 
 
+@contextlib.contextmanager
+def threaded(ask):
+    """Let somebody ask meanwhile; what was answered is there in the end."""
+    answered = []
+    thread = threading.Thread(target=lambda: answered.append(ask()))
+    thread.start()
+    time.sleep(0.5)
+    try:
+        yield answered
+    finally:
+        thread.join()
+
+
 def error_of(response):
     error = response.json()["error"]
     assert error.keys() == {"message", "type", "param", "code"}
@@ -171,6 +184,25 @@ def test_a_key_has_so_many_requests_at_once(keyed_server, slow, client):
         thread.join()
     ask(KEY)
     assert [status for key, status, _ in statuses if key == KEY] == [429, 200, 200, 200]
+
+
+def test_each_choice_is_one_of_a_keys_requests(keyed_server, slow, client):
+    slow(keyed_server.models[0], 0.05)
+    ours = client(keyed_server, authorization=f"Bearer {KEY}")
+    others = client(keyed_server, authorization=f"Bearer {OTHER_KEY}")
+
+    def ask(asking, **changes):
+        return asking.post("/v1/chat/completions", json={**CHAT, **changes})
+
+    never = ask(ours, n=3)
+    assert (never.status_code, error_of(never)["param"]) == (400, "n")
+    for running, more in ((2, 1), (1, 2)):
+        with threaded(lambda n=running: ask(ours, n=n, max_tokens=20)) as answered:
+            refused = ask(ours, n=more)
+            assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+            assert ask(others, n=2).status_code == 200
+            assert running == 2 or ask(ours).status_code == 200
+        assert answered[0].status_code == 200
 
 
 def test_a_body_that_does_not_come_ends_in_time(checkpoints, monkeypatch):

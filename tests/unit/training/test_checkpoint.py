@@ -93,6 +93,12 @@ def test_what_is_not_there(tmp_path):
         verify_checkpoint(tmp_path / "step_5")
 
 
+def test_all_files_may_be_read_by_whom_a_new_file_may(trained, tmp_path):
+    (tmp_path / "new").touch()
+    modes = {path.stat().st_mode for path in trained.rglob("*") if path.is_file()}
+    assert modes == {(tmp_path / "new").stat().st_mode}
+
+
 def test_a_checkpoint_holds_no_pickle(trained):
     files = {path.relative_to(trained).as_posix() for path in trained.rglob("*") if path.is_file()}
     assert {path.rsplit(".", 1)[-1] for path in files} == {"json", "jsonl", "safetensors", "model", "md"}

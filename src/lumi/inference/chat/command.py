@@ -8,13 +8,12 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from lumi.config import Config
+from lumi.devices import DeviceName, DtypeName
 from lumi.inference.chat.answerer import Answerer
 from lumi.inference.chat.conversation import Chat
+from lumi.inference.chat.server_answerer import KEY_VARIABLE, ServerAnswerer
 from lumi.inference.chat.session import Session
 from lumi.inference.settings import GenerationConfig
-from lumi.model import DeviceName, DtypeName
-
-_KEY_VARIABLE = "LUMI_API_KEY"
 
 
 class ChatConfig(Config):
@@ -68,9 +67,7 @@ def run_chat(config: ChatConfig) -> None:
 
 def _answerer(config: ChatConfig, session: Session) -> Answerer:
     if config.url is not None:
-        from lumi.inference.chat.server_answerer import ServerAnswerer
-
-        key = config.api_key or os.environ.get(_KEY_VARIABLE)
+        key = config.api_key or os.environ.get(KEY_VARIABLE)
         return ServerAnswerer(config.url, model=config.model, key=key, tell=session.tell)
     from lumi.inference.chat.engine_answerer import EngineAnswerer
 

@@ -6,11 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lumi.conversation import Message, Template, read_template, render
+from lumi.devices import DeviceName, DtypeName
 from lumi.errors import ConfigError, DataError
 from lumi.inference.chat.answerer import Answer, Pieces, num_exchanges, without_oldest
 from lumi.inference.engine import Engine
 from lumi.inference.settings import GenerationConfig
-from lumi.model import DeviceName, DtypeName, choose_device, choose_dtype, load_model
+from lumi.model import choose_device, choose_dtype, load_model, model_name
 
 _LEAST_ROOM = 64  # tokens that an answer has at least; less where the context is very short
 
@@ -47,9 +48,7 @@ class EngineAnswerer:
                 f"{folder} is a base model: it continues text and was never taught to answer",
                 "tune it first (make sft-train-tiny), or let it go on: lumi generate --prompt ...",
             )
-        path = folder.resolve()
-        name = path.parent if path.name == "final" else path
-        return cls("/".join(name.parts[-2:]), Engine(model, Tokenizer.load(folder), num_slots=1), template)
+        return cls(model_name(folder), Engine(model, Tokenizer.load(folder), num_slots=1), template)
 
     def answer(self, messages: Sequence[Message], settings: GenerationConfig, answer: Answer) -> Pieces:
         """Answer, as `Answerer` has it."""

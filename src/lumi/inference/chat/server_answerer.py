@@ -18,6 +18,7 @@ from lumi.errors import ConfigError, DataError
 from lumi.inference.chat.answerer import Answer, NoAnswer, Pieces, num_exchanges, without_oldest
 from lumi.inference.settings import GenerationConfig
 
+KEY_VARIABLE = "LUMI_API_KEY"  # of the environment; `lumi serve` reads it too
 _CONNECT_SECONDS, _SILENT_SECONDS = 10.0, 600.0
 _LONGEST_WAIT_SECONDS = 60.0  # where a busy server names a time
 _AGAIN = "/regen asks again"
@@ -51,7 +52,9 @@ class ServerAnswerer:
     def __init__(self, url: str, *, model: str | None, key: str | None, tell: Callable[[str], None]) -> None:
         self._place, self._tell = _split(url), tell
         if key and not re.fullmatch(r"[!-~]+", key):
-            raise ConfigError("the API key has blanks in it, or what is not ASCII", "check --api_key or LUMI_API_KEY")
+            raise ConfigError(
+                "the API key has blanks in it, or what is not ASCII", f"check --api_key or {KEY_VARIABLE}"
+            )
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.name, self.context = self._find(model)
         self._characters_per_token = 0.0  # of the last prompt; 0: not known yet
@@ -238,8 +241,8 @@ def _refusal(response: http.client.HTTPResponse) -> _Refusal:
     after = response.getheader("Retry-After", "")
     retry_after = float(after) if re.fullmatch(r"\d{1,9}(\.\d+)?", after) else 1.0
     way_out: dict[int, str] = {
-        HTTPStatus.UNAUTHORIZED: "give its key with LUMI_API_KEY or --api_key",
-        HTTPStatus.FORBIDDEN: "give its key with LUMI_API_KEY or --api_key",
+        HTTPStatus.UNAUTHORIZED: f"give its key with {KEY_VARIABLE} or --api_key",
+        HTTPStatus.FORBIDDEN: f"give its key with {KEY_VARIABLE} or --api_key",
         HTTPStatus.BAD_REQUEST: "change what was asked",
     }
     return _Refusal(

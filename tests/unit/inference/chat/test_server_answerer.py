@@ -39,9 +39,7 @@ def test_the_server_answers_as_the_engine_does(server, tuned):
     for chat in (here, there):
         chat.system = "old town"
     for question in ("the history", "and its water mill"):
-        pieces = list(there.ask(question))
-        assert len(pieces) > 1
-        assert "".join(pieces) == "".join(here.ask(question))
+        assert "".join(there.ask(question)) == "".join(here.ask(question)) != ""
     for name in ("num_prompt_tokens", "num_tokens", "finish_reason"):
         assert getattr(there.answers[-1], name) == getattr(here.answers[-1], name)
     assert there.answers[-1].num_cached_tokens > 0

@@ -129,6 +129,15 @@ def run(monkeypatch, capsys):
     signal.signal(signal.SIGTERM, before)
 
 
+def test_a_server_is_talked_to_without_torch():
+    """It would be seconds before the first word."""
+    code = "import sys\nfrom lumi.cli import main\ntry: main()\nfinally: print('torch' in sys.modules)"
+    with scripted(stream("one")) as fake:
+        command = [sys.executable, "-c", code, "chat", "--url", fake.url, "--message", "hi"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr, done.returncode) == ("one\nFalse\n", "", 0)
+
+
 def test_a_message_gives_its_answer_and_nothing_else(run, monkeypatch):
     monkeypatch.setenv("LUMI_API_KEY", "k-1")
     with scripted(stream("**one** ", "\x1b[31m\n", "caf\u00e9")) as fake:
