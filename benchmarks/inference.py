@@ -27,6 +27,7 @@ SIZES = {
     "small": {"n_layer": 12, "d_model": 512, "n_head": 8},
     "base": {"n_layer": 24, "d_model": 768, "n_head": 12},
 }
+SAME_WEIGHTS = {"llama.cpp f16": "lumi, fp16", "llama.cpp q8_0": "lumi, int8"}
 Run = Callable[[], int]  # returns the tokens that it has written
 
 
@@ -46,7 +47,7 @@ def main() -> None:
         "--peers", nargs="*", default=["transformers"], choices=["transformers", "compiled", "llama.cpp"]
     )
     parser.add_argument("--sampled", action="store_true", help="Lumi also with temperature 0.8 and top-p 0.95")
-    parser.add_argument("--int8", action="store_true", help="Lumi also with int8 weights (CPU)")
+    parser.add_argument("--narrow", action="store_true", help="on a CPU: also weights in fp16 and int8, f16 and q8_0")
     parser.add_argument("--prompt_tokens", type=int, default=128)
     parser.add_argument("--new_tokens", type=int, default=256)
     parser.add_argument("--runs", type=int, default=3)
@@ -81,8 +82,12 @@ def runners(model: Llama, prompts: torch.Tensor, options: argparse.Namespace) ->
     found = {"lumi": lumi(model, prompts, GenerationConfig(temperature=0.0, **settings))}
     if options.sampled:
         found["lumi, sampled"] = lumi(model, prompts, GenerationConfig(temperature=0.8, top_p=0.95, **settings))
-    if options.int8:
-        found["lumi, int8"] = lumi(model, prompts, GenerationConfig(temperature=0.0, **settings), int8=True)
+    if options.narrow:
+        greedy, dtype = GenerationConfig(temperature=0.0, **settings), model.compute_dtype
+        found["lumi, int8"] = lumi(model, prompts, greedy, int8=True)
+        model.compute_dtype = torch.float16
+        found["lumi, fp16"] = lumi(model, prompts, greedy)
+        model.compute_dtype = dtype
     if "transformers" in options.peers or "compiled" in options.peers:
         from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -96,7 +101,7 @@ def runners(model: Llama, prompts: torch.Tensor, options: argparse.Namespace) ->
                 other, prompts.to(device), options.new_tokens, cache_implementation="static"
             )
     if "llama.cpp" in options.peers:
-        for kind in ("f32", "f16", *(["q8_0"] if options.int8 else [])):
+        for kind in ("f32", *(["f16", "q8_0"] if options.narrow else [])):
             found[f"llama.cpp {kind}"] = llama_cpp(options.model_path, prompts, options.new_tokens, kind)
     return found
 
@@ -173,10 +178,11 @@ def measure(size: str, batch: int, runs: dict[str, Run], options: argparse.Names
             rates[name].append(tokens / (time.perf_counter() - begin))
     rows = []
     for name, values in rates.items():
-        ratio = max(rates["lumi"]) / max(values)
+        ours = SAME_WEIGHTS.get(name, "lumi")
+        ratio = max(rates[ours]) / max(values)
         say(
             f"{size} batch {batch:>3}  {name:<40} {max(values):>10,.0f} tokens/s"
-            f" (median {statistics.median(values):,.0f})  lumi is {ratio:.2f} times as fast"
+            f" (median {statistics.median(values):,.0f})  {ours} is {ratio:.2f} times as fast"
         )
         rows.append({"size": size, "batch": batch, "name": name, "tokens_per_second": values, "lumi_ratio": ratio})
     return rows

@@ -5,6 +5,7 @@ With TRITON_INTERPRET=1 the kernels' tests run on a CPU too, where triton is ins
 
 import dataclasses
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,8 +24,10 @@ pytestmark = [
     pytest.mark.skipif(not (INTERPRETED or torch.cuda.is_available()), reason="needs a CUDA card"),
 ]
 SHAPES = {
+    "wide": {"d_model": 640, "n_head": 10, "head_dim": 64},
     "plain": {"d_model": 64, "n_head": 4, "head_dim": 16},
     "grouped": {"d_model": 40, "n_head": 4, "n_kv_head": 2, "head_dim": 24},
+    "long": {"d_model": 128, "n_head": 1, "head_dim": 128},
     "usual": {"d_model": 128, "n_head": 2, "head_dim": 64},
 }
 LARGEST_ERROR = {torch.float32: 2e-5, torch.float16: 1e-2, torch.bfloat16: 8e-2}  # of logits, of their norm
@@ -53,11 +56,15 @@ def widened(weights):
     return dataclasses.replace(weights, dtype=torch.float32, embedding_VD=embedding, head_VD=head, blocks=blocks)
 
 
-CASES = [("usual", torch.bfloat16, rows) for rows in (1, 3, 20, 70)] + [
-    (shape, dtype, rows)
-    for shape, dtype in (("plain", torch.float32), ("grouped", torch.float16), ("grouped", torch.float32))
-    for rows in (2, 5)
-]
+CASES = (
+    [("usual", torch.bfloat16, rows) for rows in (1, 3, 20, 70)]
+    + [("wide", torch.bfloat16, 50)]
+    + [
+        (shape, dtype, rows)
+        for shape, dtype in (("plain", torch.float32), ("grouped", torch.float16), ("grouped", torch.float32))
+        for rows in (2, 5)
+    ]
+)
 
 
 @pytest.mark.parametrize("shape, dtype, rows", CASES, ids=str)
@@ -101,10 +108,42 @@ def test_kernels_give_the_logits_of_the_plain_decoder(shape, dtype, rows):
         error, plain_error = ((values - exact).norm() / exact.norm() for values in (found, wanted))
         assert error < 1.5 * plain_error + 2e-5, f"{error} beside {plain_error}"  # they round in about the same places
         lengths_S += 1
-    for kept, plain in ((decoders[1].cache.keys, decoders[0].cache.keys),):
+    assert not buffers.arrived.any()
+    assert_caches_agree(decoders[1].cache, decoders[0].cache, dtype)
+
+
+def assert_caches_agree(found, wanted, dtype):
+    for kept, plain in ((found.keys, wanted.keys), (found.values, wanted.values)):
         assert torch.equal(kept.isnan(), plain.isnan())  # nothing written elsewhere
         error = (kept.nan_to_num().float() - plain.nan_to_num().float()).norm() / plain.nan_to_num().float().norm()
         assert error.item() < LARGEST_ERROR[dtype]
+
+
+@pytest.mark.parametrize("shape, dtype", [(shape, dtype) for shape, dtype, rows in CASES if rows in (5, 20)], ids=str)
+@torch.inference_mode()
+def test_prompts_come_in_as_with_the_plain_decoder(shape, dtype):
+    """Begun at once, and gone on with behind what a slot holds; across the borders of tiles."""
+    from lumi.inference.card_decoder import CardDecoder
+
+    if INTERPRETED and dtype == torch.bfloat16:
+        pytest.skip("the interpreter has no bf16")
+    weights = DecoderWeights.of(sharp_model(SHAPES[shape], dtype))
+    decoders = []
+    for kind in (CardDecoder, Decoder):
+        cache = SlotCache(weights.config, 5, 150, dtype=dtype, device=DEVICE)
+        cache.keys.fill_(float("nan"))
+        cache.values.fill_(float("nan"))
+        decoders.append(kind(weights, cache))
+    draw = torch.Generator(DEVICE).manual_seed(1)
+    for spans in (
+        [Span(3, 0, 70), Span(1, 0, 1), Span(0, 0, 64)],
+        [Span(3, 70, 80), Span(1, 1, 63), Span(4, 0, 5)],
+        [Span(1, 64, 86)],
+    ):
+        tokens = torch.randint(6, 97, (sum(span.length for span in spans),), device=DEVICE, generator=draw)
+        for decoder in decoders:
+            decoder.fill(tokens, spans)
+    assert_caches_agree(decoders[0].cache, decoders[1].cache, dtype)
 
 
 @pytest.mark.parametrize("inputs, outputs", [(40, 50), (128, 97)] + [(256, 1000), (768, 2304)] * (not INTERPRETED))
@@ -115,6 +154,7 @@ def test_products_of_every_tile(inputs, outputs):
 
     dtype = torch.float16 if INTERPRETED else torch.bfloat16
     draw = torch.Generator(DEVICE).manual_seed(inputs)
+    arrived = torch.zeros(10_000, dtype=torch.int32, device=DEVICE)
     for rows in (2, 5, 33, 70) if INTERPRETED else (1, 2, 3, 16, 17, 33, 64, 65, 70, 130, 256):
         for product in (QKV, OUT, GATE_UP, DOWN, HEAD):
             k, n = (inputs * 4 if product is DOWN else inputs), (inputs if product.add else outputs)
@@ -131,9 +171,10 @@ def test_products_of_every_tile(inputs, outputs):
             if product.add:
                 wanted = wanted + out.float()
             shares = torch.full((4, rows, n), float("nan"), device=DEVICE)
-            multiply(product, a, weight, out, rows, 1e-5, shares)
+            multiply(product, a, weight, out, rows, 1e-5, SimpleNamespace(shares=shares, arrived=arrived))
             worst = ((out.float() - wanted).norm(dim=1) / wanted.norm(dim=1)).max().item()
             assert worst < 2e-2, (product.name, rows, worst)
+    assert not arrived.any()
 
 
 KINDS = [
@@ -179,7 +220,7 @@ def test_the_draw_is_the_plain_one(vocab_size):
     counts_SV = by_slot(counts_BV)
     draw(
         logits_BV, slots_B, last_S, lengths_S, by_slot(settings_S8), by_slot(uniform_B).unsqueeze(1).repeat(1, 4),
-        counts_SV, by_slot(bias_BV), chosen_B, rows,
+        counts_SV, by_slot(bias_BV), chosen_B, rows, 64,
     )  # fmt: skip
     # sums in float32 here and in float64 there: a number that falls on a border may land on either side
     assert (chosen_B == wanted_B).float().mean().item() >= 1 - 1 / rows

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from lumi.inference.cache import SlotCache
-from lumi.inference.decoder import Decoder, DecoderWeights, RowDecoder, Span
+from lumi.inference.cpu_decoder import CpuDecoder
+from lumi.inference.decoder import Decoder, DecoderWeights, Span
 from lumi.model import ModelConfig, create_model
 
 SHAPES = {
@@ -25,7 +26,7 @@ def model(request):
     return model
 
 
-@pytest.fixture(params=[Decoder, RowDecoder])
+@pytest.fixture(params=[Decoder, CpuDecoder])
 def kind(request):
     return request.param
 
@@ -51,12 +52,12 @@ def test_in_pieces_equals_at_once(model, chunks, kind):
 
 
 @torch.inference_mode()
-def test_company_changes_nothing(model):
+def test_company_changes_nothing(model, kind):
     """Rows of different length, filled in and decoded together, give what each gives alone."""
     draw = torch.Generator().manual_seed(2)
     rows = [torch.randint(6, 97, (n,), generator=draw) for n in (20, 11, 3)]
     prompts = [8, 11, 1]
-    decoder = decoder_of(model, slots=4)
+    decoder = decoder_of(model, slots=4, kind=kind)
     spans = [Span(3 - row, 0, count) for row, count in enumerate(prompts)]
     filled = torch.cat([tokens[:count] for tokens, count in zip(rows, prompts, strict=True)])
     together = list(decoder.logits(filled, spans).split(prompts))
@@ -71,10 +72,10 @@ def test_company_changes_nothing(model):
 
 
 @torch.inference_mode()
-def test_filled_and_copied_slots_hold_the_same(model):
+def test_filled_and_copied_slots_hold_the_same(model, kind):
     """`fill` leaves in every layer what `logits` leaves, and a copied beginning goes on like the original."""
     tokens = torch.randint(6, 97, (20,), generator=torch.Generator().manual_seed(3))
-    decoder = decoder_of(model, slots=3)
+    decoder = decoder_of(model, slots=3, kind=kind)
     decoder.fill(tokens[:5], [Span(0, 0, 5)])
     decoder.fill(tokens[5:19], [Span(0, 5, 14)])
     decoder.cache.copy(0, 2, 12)

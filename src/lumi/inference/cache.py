@@ -33,28 +33,26 @@ class SlotCache:
         self.keys = torch.empty(shape, dtype=dtype, device=device)
         self.values = torch.empty_like(self.keys)
 
-    def extend(self, layer: int, slot: int, start: int, key_TKE: Tensor, value_TKE: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new positions of a slot and return all up to their end, [1, K, start + T, E] each."""
+    def put(self, layer: int, slot: int, start: int, key_TKE: Tensor, value_TKE: Tensor) -> None:
+        """Store new positions of a slot."""
         end = start + len(key_TKE)
         assert end <= self.capacity, "the slot is full"
-        keys, values = self.read(layer, slot, end)
-        keys[0, :, start:] = key_TKE.transpose(0, 1)
-        values[0, :, start:] = value_TKE.transpose(0, 1)
-        return keys, values
+        self.keys[layer, slot, :, start:end] = key_TKE.transpose(0, 1)
+        self.values[layer, slot, :, start:end] = value_TKE.transpose(0, 1)
 
     def read(self, layer: int, slot: int, end: int) -> tuple[Tensor, Tensor]:
         """Return the first positions of a slot, [1, K, end, E] each."""
         return self.keys[layer, slot : slot + 1, :, :end], self.values[layer, slot : slot + 1, :, :end]
 
-    def put(self, layer: int, slots_N: Tensor, places_N: Tensor, key_NKE: Tensor, value_NKE: Tensor) -> None:
-        """Store positions of several slots."""
-        self.keys[layer][slots_N, :, places_N] = key_NKE
-        self.values[layer][slots_N, :, places_N] = value_NKE
-
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first positions of a slot to another one."""
         for kept in (self.keys, self.values):
             kept[:, target, :, :length] = kept[:, source, :, :length]
+
+
+def cache_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """Return the type of keys and values: that of the weights, which on a CPU is only how weights are kept."""
+    return torch.float32 if device.type == "cpu" else dtype
 
 
 def slot_bytes(config: ModelConfig, capacity: int, dtype: torch.dtype) -> int:

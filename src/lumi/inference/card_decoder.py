@@ -2,20 +2,24 @@
 
 `decode` and `draw` are a step for one new token a row, made for CUDA graphs; `CardDecoder` brings prompts in.
 
-Shapes: as `lumi.inference.kernels`.
+Shapes: as `lumi.inference.card_kernels`.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import triton
 from torch import Tensor
 
-from lumi.inference import kernels
+from lumi.inference import card_kernels as kernels
 from lumi.inference.cache import SlotCache
-from lumi.inference.decoder import Decoder, DecoderWeights, Places
-from lumi.inference.tiles import MOST_SPLIT, tiling
+from lumi.inference.decoder import Decoder, DecoderWeights, Span
+from lumi.inference.tiles import MOST_SPLIT, num_parts, starts_early, tiling
+
+_QUERIES = 64  # of a prompt, for one program
 
 
 class Buffers(NamedTuple):
@@ -28,13 +32,14 @@ class Buffers(NamedTuple):
     mixed: Tensor  # [B, H E]
     gated_BF: Tensor
     shares: Tensor  # float32 [split, B, D]
+    arrived: Tensor  # int32 zeros
 
     @classmethod
     def of(cls, weights: DecoderWeights, rows: int) -> "Buffers":
         """Claim the memory."""
         config, device, dtype = weights.config, weights.head_VD.device, weights.dtype
         heads, e = config.n_head, config.head_dim
-        shares = (max(size * num_parts(size) for size in range(1, rows + 1)), heads, e)
+        shares = (max(size * num_parts(size, heads) for size in range(1, rows + 1)), heads, e)
         return cls(
             torch.empty(rows, config.d_model, dtype=dtype, device=device),
             torch.empty(rows, (heads + 2 * config.num_kv_heads) * e, dtype=dtype, device=device),
@@ -43,12 +48,8 @@ class Buffers(NamedTuple):
             torch.empty(rows, heads * e, dtype=dtype, device=device),
             torch.empty(rows, config.d_ffn, dtype=dtype, device=device),
             torch.empty(MOST_SPLIT, rows, config.d_model, device=device),
+            torch.zeros(rows * max(heads, config.d_model // 16 + 1), dtype=torch.int32, device=device),
         )
-
-
-def num_parts(rows: int) -> int:
-    """Return among how many programs the attention of one row and head is shared out."""
-    return 16 if rows <= 4 else 8 if rows <= 16 else 4 if rows <= 128 else 1
 
 
 @functools.cache
@@ -61,13 +62,10 @@ def _shared_bytes(device: torch.device) -> int:
 
 
 @functools.cache
-def _early(device: torch.device, rows: int) -> dict[str, bool]:
-    """Return the options with which a kernel starts while the one before it runs.
-
-    Only where the card can do that, and for few rows: programs that wait take the place of those that work.
-    """
+def _early(device: torch.device, rows: int, d_model: int) -> dict[str, bool]:
+    """Return the options with which a kernel of a step starts while the one before it runs."""
     can = (
-        rows <= 2
+        starts_early(rows, d_model)
         and device.type == "cuda"
         and torch.version.hip is None
         and torch.cuda.get_device_capability(device) >= (9, 0)
@@ -76,7 +74,7 @@ def _early(device: torch.device, rows: int) -> dict[str, bool]:
 
 
 class Product(NamedTuple):
-    """What is done around a product; see `kernels.matmul`."""
+    """What is done around a product; see `card_kernels.matmul`."""
 
     name: str
     norm: bool = False
@@ -91,11 +89,13 @@ QKV, OUT, GATE_UP, DOWN, HEAD = (
 
 
 def multiply(
-    product: Product, a_BK: Tensor, weight: Tensor, out: Tensor, rows: int, eps: float, shares: Tensor
+    product: Product, a_BK: Tensor, weight: Tensor, out: Tensor, rows: int, eps: float, buffers: Buffers
 ) -> None:
-    """Run one product of a step; ``out`` [B, N] is written, or added to; ``shares`` is used up."""
+    """Run one product of a step; ``out`` [B, N] is written, or added to."""
     inputs, outputs = weight.shape[1], weight.shape[0] // (2 if product.gated else 1)
-    tile = tiling(product.name, rows, inputs).within(_shared_bytes(weight.device), weight.itemsize, gated=product.gated)
+    d_model = outputs if product.add else inputs
+    tile = tiling(product.name, rows, inputs, d_model)
+    tile = tile.within(_shared_bytes(weight.device), weight.itemsize, gated=product.gated)
     around = {"K": inputs, "NORM": product.norm, "GATED": product.gated, "ADD": product.add}
     if tile.bm == 1:
         kernels.matvec[(triton.cdiv(outputs, tile.bn), rows)](
@@ -108,16 +108,14 @@ def multiply(
             BN=tile.bn,
             BK=tile.bk,
             num_warps=tile.warps,
-            **_early(weight.device, rows),
+            **_early(weight.device, rows, d_model),
         )
         return
     kernels.matmul[(triton.cdiv(outputs, tile.bn), triton.cdiv(rows, tile.bm), tile.split)](
-        a_BK, weight, out if tile.split == 1 else shares, rows, outputs, eps, **around, SPLIT=tile.split,
+        a_BK, weight, out, buffers.shares, buffers.arrived, rows, outputs, eps, **around, SPLIT=tile.split,
         BM=tile.bm, BN=tile.bn, BK=tile.bk, num_warps=tile.warps, num_stages=tile.stages,
+        **_early(weight.device, rows, d_model),
     )  # fmt: skip
-    if tile.split > 1:
-        size = rows * outputs
-        kernels.add_up[(triton.cdiv(size, 512),)](shares, out, size, SPLIT=tile.split, BLOCK=512, num_warps=2)
 
 
 def attend(
@@ -125,25 +123,15 @@ def attend(
 ) -> None:
     """Run the attention of one layer: from ``buffers.qkv`` to ``buffers.mixed``."""
     config, rows = weights.config, len(slots_B)
-    heads, e, parts = config.n_head, config.head_dim, num_parts(rows)
-    width = triton.next_power_of_2(e)
+    heads, e = config.n_head, config.head_dim
+    parts, width = num_parts(rows, heads), triton.next_power_of_2(e)
     kernels.attend[(rows, heads, parts)](
         buffers.qkv, slots_B, lengths_S, weights.rotary_2CE, cache.keys[layer], cache.values[layer], buffers.mixed,
-        buffers.parts, buffers.sums, cache.capacity, weights.rotary_2CE.shape[1], e**-0.5,
-        H=heads, K=config.num_kv_heads, E=e, WIDTH=width, P=parts, BS=64, num_warps=1,
-        **_early(slots_B.device, rows),
+        buffers.parts, buffers.sums, buffers.arrived, cache.capacity, weights.rotary_2CE.shape[1], e**-0.5,
+        H=heads, K=config.num_kv_heads, E=e, WIDTH=width, P=parts,
+        BS=max(16, min(64, 8192 // (width * weights.dtype.itemsize))), num_warps=1,
+        **_early(slots_B.device, rows, config.d_model),
     )  # fmt: skip
-    if parts > 1:
-        kernels.join[(rows * heads,)](
-            buffers.parts,
-            buffers.sums,
-            buffers.mixed,
-            E=e,
-            WIDTH=width,
-            P=parts,
-            num_warps=1,
-            **_early(slots_B.device, rows),
-        )
 
 
 def decode(
@@ -162,22 +150,22 @@ def decode(
         logits_BV: float32, written.
     """
     rows, d, eps = len(slots_B), weights.config.d_model, weights.config.norm_eps
-    x, qkv, _, _, mixed, gated, shares = buffers
+    x, qkv, mixed, gated = buffers.x_BD, buffers.qkv, buffers.mixed, buffers.gated_BF
     kernels.gather[(rows, triton.cdiv(d, 256))](
-        last_S, slots_B, weights.embedding_VD, x, d, BLOCK=256, **_early(x.device, rows)
+        last_S, slots_B, weights.embedding_VD, x, d, BLOCK=256, **_early(x.device, rows, d)
     )
     for layer, block in enumerate(weights.blocks):
-        multiply(QKV, x, block.qkv, qkv, rows, eps, shares)
+        multiply(QKV, x, block.qkv, qkv, rows, eps, buffers)
         attend(weights, cache, buffers, slots_B, lengths_S, layer)
-        multiply(OUT, mixed, block.out, x, rows, eps, shares)
-        multiply(GATE_UP, x, block.gate_up, gated, rows, eps, shares)
-        multiply(DOWN, gated, block.down, x, rows, eps, shares)
-    multiply(HEAD, x, weights.head_VD, logits_BV, rows, eps, shares)
+        multiply(OUT, mixed, block.out, x, rows, eps, buffers)
+        multiply(GATE_UP, x, block.gate_up, gated, rows, eps, buffers)
+        multiply(DOWN, gated, block.down, x, rows, eps, buffers)
+    multiply(HEAD, x, weights.head_VD, logits_BV, rows, eps, buffers)
 
 
 def draw(
     logits_BV: Tensor, slots_B: Tensor, last_S: Tensor, lengths_S: Tensor, settings_S8: Tensor, uniforms_SC: Tensor,
-    counts_SV: Tensor, bias_SV: Tensor, chosen_B: Tensor, nobody: int,
+    counts_SV: Tensor, bias_SV: Tensor, chosen_B: Tensor, nobody: int, d_model: int,
 ) -> None:  # fmt: skip
     """Draw a token for each row, write it to ``chosen_B`` and to its slot, and let the slot's length grow by one.
 
@@ -186,19 +174,28 @@ def draw(
         slots_B: int32, the slot of each row.
         last_S: int32, written.
         lengths_S: int32, written.
-        settings_S8: float32, see `kernels.draw`.
+        settings_S8: float32, see `card_kernels.draw`.
         uniforms_SC: float32, the number for the token behind each position.
         counts_SV: int16, as `sampling.adjust` wants it; written.
         bias_SV: float32.
         chosen_B: int32, written.
         nobody: the slot of rows that nobody asked for; it stays empty.
+        d_model: of the model; see `tiles.starts_early`.
     """
     vocab = logits_BV.shape[1]
     kernels.draw[(len(slots_B),)](
         logits_BV, slots_B, last_S, lengths_S, settings_S8, uniforms_SC, counts_SV, bias_SV, chosen_B,
         vocab, uniforms_SC.shape[1], nobody, BLOCK=triton.next_power_of_2(vocab), num_warps=32 if vocab >= 8192 else 8,
-        **_early(logits_BV.device, len(slots_B)),
+        **_early(logits_BV.device, len(slots_B), d_model),
     )  # fmt: skip
+
+
+class _Tiles(NamedTuple):
+    """What the tokens of a pass attend to."""
+
+    slots_N: Tensor
+    places_N: Tensor
+    tiles: Tensor  # see `card_kernels.attend_prompts`
 
 
 class CardDecoder(Decoder):
@@ -208,21 +205,46 @@ class CardDecoder(Decoder):
         super().__init__(weights, cache)
         self._rotary_2CE = weights.rotary_2CE  # the kernels put the sign in themselves
 
+    def _placed(self, spans: Sequence[Span]) -> _Tiles:  # type: ignore[override]
+        lengths = [span.length for span in spans]
+        slots = np.repeat([span.slot for span in spans], lengths)
+        places = np.concatenate([np.arange(span.start, span.start + span.length) for span in spans])
+        tiles = [
+            (begin + at, min(_QUERIES, span.length - at), span.slot, span.start + at)
+            for span, begin in zip(spans, np.cumsum([0, *lengths]), strict=False)
+            for at in range(0, span.length, _QUERIES)
+        ]
+        sent = torch.from_numpy(np.concatenate([slots, places, np.array(tiles).reshape(-1)]).astype(np.int32))
+        there, tokens = sent.to(self.device), len(slots)
+        return _Tiles(there[:tokens], there[tokens : 2 * tokens], there[2 * tokens :].view(-1, 4))
+
     def _norm(self, x_ND: Tensor) -> Tensor:
         rows, d = x_ND.shape
         y_ND = torch.empty_like(x_ND)
         kernels.norm_rows[(rows,)](x_ND, y_ND, d, self.config.norm_eps, BLOCK=triton.next_power_of_2(d), num_warps=4)
         return y_ND
 
-    def _turned(self, layer: int, all_NHE: Tensor, places: Places) -> tuple[Tensor, Tensor, Tensor]:
+    def _keep(self, layer: int, all_NHE: Tensor, places: _Tiles) -> None:  # type: ignore[override]
         config, table = self.config, self._rotary_2CE
-        heads, kv_heads, e = config.n_head, config.num_kv_heads, config.head_dim
-        assert places.at is not None, "on a card all is stored at once"
         kernels.turn[all_NHE.shape[:2]](
-            all_NHE, *places.at, table, self.cache.keys[layer], self.cache.values[layer], self.cache.capacity,
-            table.shape[1], H=heads, K=kv_heads, E=e, WIDTH=triton.next_power_of_2(e), num_warps=1,
+            all_NHE, places.slots_N, places.places_N, table, self.cache.keys[layer], self.cache.values[layer],
+            self.cache.capacity, table.shape[1], H=config.n_head, K=config.num_kv_heads, E=config.head_dim,
+            WIDTH=triton.next_power_of_2(config.head_dim), num_warps=1,
         )  # fmt: skip
-        return all_NHE[:, :heads], all_NHE[:, heads : heads + kv_heads], all_NHE[:, heads + kv_heads :]
+
+    def _attend(self, layer: int, all_NHE: Tensor, places: _Tiles) -> Tensor:  # type: ignore[override]
+        heads, e, itemsize = self.config.n_head, self.config.head_dim, all_NHE.element_size()
+        width = max(16, triton.next_power_of_2(e))
+        keys, stages = 64 if itemsize == 2 else 32, 3
+        while (_QUERIES + 2 * keys * stages) * width * itemsize > _shared_bytes(self.device) and keys > 16:
+            stages, keys = (1, keys) if stages > 1 else (1, keys // 2)
+        mixed = all_NHE.new_empty(len(all_NHE), heads * e)
+        kernels.attend_prompts[(len(places.tiles), heads)](
+            all_NHE, places.tiles, self.cache.keys[layer], self.cache.values[layer], mixed, self.cache.capacity,
+            e**-0.5, H=heads, K=self.config.num_kv_heads, E=e, WIDTH=width, BM=_QUERIES, BS=keys, num_warps=4,
+            num_stages=stages,
+        )  # fmt: skip
+        return mixed
 
     def _gated(self, gate_up_NF: Tensor) -> Tensor:
         rows, f = len(gate_up_NF), gate_up_NF.shape[1] // 2

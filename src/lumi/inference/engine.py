@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 from lumi.errors import ConfigError, DataError
-from lumi.inference.cache import SlotCache, slot_bytes
-from lumi.inference.decoder import Decoder, DecoderWeights, Dense, Int8, RowDecoder, Span
+from lumi.inference.cache import SlotCache, cache_dtype, slot_bytes
+from lumi.inference.cpu_decoder import CpuDecoder
+from lumi.inference.decoder import Decoder, DecoderWeights, Span
 from lumi.inference.request import Request
 from lumi.inference.settings import GenerationConfig
 from lumi.inference.slot import Slot
@@ -27,14 +28,14 @@ from lumi.inference.stepper import Pending, PlainStepper, Stepper
 from lumi.model import Llama, ModelConfig, free_memory
 from lumi.tokenizer import Tokenizer
 
-_FILL_TOKENS = {"cpu": 256, "cuda": 4096}  # of prompts, in a step: what the others wait for
+_FILL_TOKENS = {"cpu": 256, "cuda": 8192}  # of prompts, in a step: what the others wait for
 _WORTH_COPYING = 16  # tokens of a prefix
 _SLOTS = {"cpu": 16, "cuda": 256}
 
 
 def most_slots(config: ModelConfig, context: int, dtype: torch.dtype, device: torch.device) -> int:
     """Return how many requests a device runs at once: what half of its free memory has room for, within reason."""
-    room = free_memory(device) // 2 // slot_bytes(config, context, dtype)
+    room = free_memory(device) // 2 // slot_bytes(config, context, cache_dtype(dtype, device))
     return max(1, min(_SLOTS[device.type], room))
 
 
@@ -61,12 +62,16 @@ class Engine:
         self.tokenizer, self.config = tokenizer, model.config
         self.context = min(context or model.config.sequence_length, model.config.sequence_length)
         self.device = model.lm_head.weight.device
-        weights = DecoderWeights.of(model)
         if int8 and self.device.type != "cpu":
-            raise ConfigError("int8 weights are for a CPU, and the model is on a card", "leave int8 out, or use a CPU")
+            raise ConfigError(
+                "int8 weights are for a CPU, and the model is on a card", "leave int8 out, or add --device cpu"
+            )
+        weights = DecoderWeights.of(model)
         with_graphs = self.device.type == "cuda" and importlib.util.find_spec("triton") is not None
         slots = num_slots + with_graphs  # one is nobody's
-        self._cache = SlotCache(model.config, slots, self.context, dtype=weights.dtype, device=self.device)
+        self._cache = SlotCache(
+            model.config, slots, self.context, dtype=cache_dtype(weights.dtype, self.device), device=self.device
+        )
         self._decoder: Decoder
         self._stepper: Stepper
         if with_graphs:
@@ -76,8 +81,8 @@ class Engine:
             self._decoder = CardDecoder(weights, self._cache)
             self._stepper = GraphStepper(weights, self._cache)
         else:
-            by_row = self.device.type == "cpu" and weights.dtype == torch.float32
-            self._decoder = (RowDecoder if by_row else Decoder)(weights, self._cache, Int8 if int8 else Dense)
+            on_cpu = self.device.type == "cpu"
+            self._decoder = CpuDecoder(weights, self._cache, int8=int8) if on_cpu else Decoder(weights, self._cache)
             self._stepper = PlainStepper(self._decoder)
         self._slots = [Slot(index) for index in range(num_slots)]
         self._held = np.zeros((num_slots, self.context), dtype=np.int32)  # what slots hold, or will when filled
@@ -103,7 +108,7 @@ class Engine:
         return not self._waiting and not self.num_running
 
     def warm_up(self) -> None:
-        """Compile and capture what steps need, so that no request waits for it; only a card has something to do."""
+        """Compile and capture what steps need, so that no request waits for it; before the first request."""
         with torch.inference_mode():
             self._stepper.warm_up()
 
@@ -207,14 +212,19 @@ class Engine:
         None where the next steps fill in more of it for somebody else: then it is worth waiting for.
         """
         ids = np.array(request.prompt_ids[:-1], dtype=np.int32)
-        differs = self._held[:, : len(ids)] != ids
-        common = np.where(differs.any(1), differs.argmax(1), len(ids)) if len(ids) else np.zeros(len(differs), int)
-        there = np.minimum(common, self._held_length)
-        best = int(there.argmax())
-        length = int(there[best])
-        if int(np.minimum(common, self._promised_length).max()) >= length + _WORTH_COPYING:
+        oldest = self._free[0]  # they come back in the order of time
+        if len(ids) < _WORTH_COPYING:
+            return oldest
+        last = _WORTH_COPYING - 1  # what is worth copying has this token
+        alike = np.flatnonzero((self._promised_length > last) & (self._held[:, last] == ids[last]))
+        if not len(alike):
+            return oldest
+        differs = self._held[alike, : len(ids)] != ids
+        common = np.where(differs.any(1), differs.argmax(1), len(ids))
+        there = np.minimum(common, self._held_length[alike])
+        best, length = int(alike[there.argmax()]), int(there.max())
+        if int(np.minimum(common, self._promised_length[alike]).max()) >= length + _WORTH_COPYING:
             return None
-        oldest = min(self._free, key=lambda slot: (slot.left_at, slot.index))
         if length < _WORTH_COPYING:
             return oldest
         request.cached_tokens = length
@@ -233,7 +243,6 @@ class Engine:
                 spans.append(Span(slot.index, slot.filled, length))
                 room -= length
         if spans:
-            spans.sort(key=lambda span: span.start > 0)  # those that begin their slots first, as `Decoder` wants it
             prompts = [self._held[span.slot, span.start : span.start + span.length] for span in spans]
             self._decoder.fill(torch.from_numpy(np.concatenate(prompts)).to(self.device), spans)
         for span in spans:

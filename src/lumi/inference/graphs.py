@@ -1,7 +1,7 @@
 """Whole steps as CUDA graphs: the host names slots, everything else stands on the device.
 
     begin: settings, uniform draws, counts, last token and length of a slot  ->  tables on the device
-    step:  slots of the rows -> graph of the next larger size (kernels of `lumi.inference.kernels`) -> tokens
+    step:  slots of the rows -> graph of the next larger size (kernels of `lumi.inference.card_kernels`) -> tokens
 
 Rows of a graph beyond those that are asked for work on a slot that nobody has. While the device draws a token, the
 host still reads the one before.
@@ -147,7 +147,7 @@ class GraphStepper:
         decode(self.weights, self.cache, self._buffers, slots_B, self._last_S, self._lengths_S, self._logits_BV)
         draw(
             self._logits_BV, slots_B, self._last_S, self._lengths_S, self._settings_S8, self._uniforms_SC,
-            self._counts_SV, self._bias_SV, self._chosen_B, self._nobody,
+            self._counts_SV, self._bias_SV, self._chosen_B, self._nobody, self.weights.config.d_model,
         )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lumi.inference.decoder import Decoder, Span
 from lumi.inference.request import Request, TokenLogprobs
-from lumi.inference.sampling import PROMPTED, Sampling, adjust, sample
+from lumi.inference.sampling import PROMPTED, Sampling, adjust
 from lumi.inference.slot import Slot
 from lumi.randomness import generator
 
@@ -93,7 +93,7 @@ class PlainStepper:
         self._adjustments: dict[int, _Adjustment] = {}
 
     def warm_up(self) -> None:
-        pass
+        self._decoder.warm_up()
 
     def begin(self, slots: Sequence[Slot]) -> None:
         vocab_size = self._decoder.config.vocab_size
@@ -121,10 +121,7 @@ class PlainStepper:
         return _Done(Drawn(chosen, _logprobs(logits_BV, chosen_B, slots)))
 
     def _sample(self, logits_BV: Tensor, slots: Sequence[Slot]) -> Tensor:
-        settings = [slot.holder.settings for slot in slots]
-        if all(one.temperature == 0 and not one.adjusts_logits for one in settings):
-            return logits_BV.argmax(-1)
-        sampling = Sampling.of(settings, self._device)
+        sampling = Sampling.of([slot.holder.settings for slot in slots], self._device)
         if self._adjustments:
             logits_BV = logits_BV.clone()  # the model's own are asked for afterwards
         for place, slot in enumerate(slots):
@@ -134,7 +131,8 @@ class PlainStepper:
                 counts_1V, bias_1V = adjustment.counts_V.unsqueeze(0), adjustment.bias_V.unsqueeze(0)
                 logits_BV[here] = adjust(logits_BV[here], counts_1V, bias_1V, own)
         uniforms = [self._draws[slot.index][slot.started] if slot.index in self._draws else 0.0 for slot in slots]
-        return sample(logits_BV, torch.tensor(uniforms, dtype=torch.float64, device=self._device), sampling)
+        uniform_B = torch.tensor(uniforms, dtype=torch.float64, device=self._device)
+        return self._decoder.sample(logits_BV, uniform_B, sampling)
 
 
 class _Done(NamedTuple):

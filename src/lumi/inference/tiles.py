@@ -8,7 +8,7 @@ MOST_SPLIT = 4
 
 
 class Tile(NamedTuple):
-    """What one program of a product computes, and with how many warps and loads in flight; bm 1: `kernels.matvec`."""
+    """What one program of a product computes, with how many warps and loads in flight; bm 1: `card_kernels.matvec`."""
 
     bm: int
     bn: int
@@ -25,7 +25,26 @@ class Tile(NamedTuple):
         return tile
 
 
-def tiling(product: str, rows: int, inputs: int) -> Tile:
+def num_parts(rows: int, heads: int) -> int:
+    """Return among how many programs the attention of one row and head is shared out."""
+    return min(16, int(triton.next_power_of_2(triton.cdiv(1024, rows * heads))))
+
+
+def starts_early(rows: int, d_model: int) -> bool:
+    """Say whether a kernel starts while the one before it runs, which a Hopper card can.
+
+    Programs that wait take the place of those that work; these are the steps that gain by it nevertheless.
+    """
+    return rows <= 2 or (32 < rows <= 64 and d_model > 512)
+
+
+_EARLY_TILES = {
+    "qkv": Tile(64, 32, 128, 4, 6), "out": Tile(64, 16, 128, 4, 6), "gate_up": Tile(64, 32, 128, 4, 6),
+    "down": Tile(64, 16, 128, 4, 4, MOST_SPLIT),
+}  # fmt: skip
+
+
+def tiling(product: str, rows: int, inputs: int, d_model: int) -> Tile:
     """Return the tile for a product: the quickest of some dozens on an H200 for the shapes of tiny, small and base."""
     if rows <= 2:
         if product == "head":
@@ -34,10 +53,12 @@ def tiling(product: str, rows: int, inputs: int) -> Tile:
         return Tile(1, 2, whole, max(1, whole // 1024))
     bm = 16 if rows <= 16 else 32 if rows <= 32 else 64
     narrow, many = inputs <= 512, rows > 64
+    if starts_early(rows, d_model) and product in _EARLY_TILES:
+        return _EARLY_TILES[product]
     if product == "head":  # not 128 rows by 8 warps: triton 3.6 makes that wrong where outputs are no multiple of 16
         return Tile(bm, 128, 64, 4, 3)
     if product == "down" and inputs >= 2048:
-        return Tile(bm, 64 if many else 16 if inputs == 2048 else 32, 128, 4, 4, MOST_SPLIT)
+        return Tile(bm, 64, 128, 4, 4, MOST_SPLIT) if many else Tile(min(bm, 32), 16, 128, 4, 3, MOST_SPLIT)
     if product == "down":
         return Tile(64, 16, 128, 4, 4) if many else Tile(min(bm, 32), 16, 256, 4, 3)
     if product == "out":

@@ -1,12 +1,15 @@
 """Kernels for decoding on CUDA: one new token a row, few kernels a layer, so that memory is what bounds a step.
 
-    gather -> ( norm, q k v -> rotate, keep, attend (-> join) -> out, add -> norm, gate up -> down, add ) x layers
+    gather -> ( norm, q k v -> rotate, keep, attend -> out, add -> norm, gate up -> down, add ) x layers
            -> norm, head -> draw
 
-Each does what the plain decoder does, except that a norm's scale is applied behind its product. Attention of a row
-is shared out among several programs where rows are few. A row names its slot, and everything a slot needs stands on
-the device, so that the host sends nothing between steps. One or two rows are multiplied without matrix units, each
-program reading whole rows of a matrix at once: what counts then is how soon the last byte arrives.
+Each does what the plain decoder does, except that a norm's scale is applied behind its product. Where programs share
+the work on one result, the last of them to be done puts it together: `arrived` counts them, and is zero between
+kernels. A row names its slot, and everything a slot needs stands on the device, so that the host sends nothing
+between steps. One or two rows are multiplied without matrix units, each program reading whole rows of a matrix at
+once: what counts then is how soon the last byte arrives.
+
+For prompts: `norm_rows`, `turn`, `attend_prompts`, `gate_rows` stand between the products.
 
 Shapes: B rows, D d_model, H query heads, K key/value heads, E head_dim, F d_ffn, V vocabulary, S slots, C positions
 of a slot, P parts of a row's attention.
@@ -29,6 +32,15 @@ def _wait_for_previous(EARLY: tl.constexpr):
 
 
 @triton.jit
+def _prefetch(addresses, EARLY: tl.constexpr):
+    """Bring lines of memory (64 numbers of two bytes) to the second cache while the kernel before is still at work."""
+    if EARLY:
+        tl.inline_asm_elementwise(
+            "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [addresses], dtype=tl.int32, is_pure=False, pack=1
+        )
+
+
+@triton.jit
 def gather(last, slots, table, x, D, BLOCK: tl.constexpr, EARLY: tl.constexpr):
     """x[row] = table[last token of its slot]."""
     _let_next_start(EARLY)
@@ -39,56 +51,73 @@ def gather(last, slots, table, x, D, BLOCK: tl.constexpr, EARLY: tl.constexpr):
     tl.store(x + row * D + at, tl.load(table + token * D + at, mask=at < D), mask=at < D)
 
 
+@triton.jit
+def _is_last(counter, COUNT: tl.constexpr):
+    """Say whether all others of ``COUNT`` programs have stored their shares; sets the counter back for the next."""
+    tl.debug_barrier()  # every thread's stores stand before the count
+    last = tl.atomic_add(counter, 1, sem="acq_rel") == COUNT - 1
+    if last:
+        tl.store(counter, 0)
+    return last
+
+
 @triton.jit(do_not_specialize=["rows"])
 def matmul(
-    a, weight, out, rows, N, eps,
+    a, weight, out, shares, arrived, rows, N, eps,
     K: tl.constexpr, NORM: tl.constexpr, GATED: tl.constexpr, ADD: tl.constexpr, SPLIT: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Out = a weight^T.
 
     NORM: of the normed rows of a. GATED: silu of that, times the product with the rows of weight behind the first N.
-    ADD: to what out holds. SPLIT: out [SPLIT, B, N], float32, gets the product of each share of K, for `add_up`.
+    ADD: to what out holds. SPLIT: so many programs share K; shares [SPLIT, B, N], float32, is used up.
     """
+    tl.static_assert(SPLIT == 1 or not (NORM or GATED), "squares and gates are not shared out")
+    _let_next_start(EARLY)
+    # gate and up are one product: two in one loop triton 3.6 lets run into each other
+    BOTH: tl.constexpr = 2 * BN if GATED else BN
     m = tl.program_id(1) * BM + tl.arange(0, BM)
-    n = tl.program_id(0) * BN + tl.arange(0, BN)
-    here, there = (m < rows)[:, None], (n < N)[:, None]
+    both = tl.arange(0, BOTH)
+    columns = tl.program_id(0) * BN + both % BN
+    here, there = (m < rows)[:, None], (columns < N)[:, None]
+    w_rows = weight + (columns + both // BN * N)[:, None].to(tl.int64) * K
     squares = tl.zeros([BM], tl.float32)
-    sums = tl.zeros([BM, BN], tl.float32)
-    others = tl.zeros([BM, BN], tl.float32)
+    sums = tl.zeros([BM, BOTH], tl.float32)
     share = (K + SPLIT * BK - 1) // (SPLIT * BK) * BK
     first = tl.program_id(2) * share
+    line = tl.minimum(first + 64 * tl.arange(0, triton.next_power_of_2(triton.cdiv(K, 64 * SPLIT))), K - 1)
+    _prefetch(tl.where(there, w_rows, weight) + line[None, :], EARLY)
+    _wait_for_previous(EARLY)
     for begin in range(first, min(first + share, K), BK):
         k = begin + tl.arange(0, BK)
         inside = (k < K)[None, :]
         left = tl.load(a + m[:, None] * K + k[None, :], mask=here & inside, other=0.0)
-        w = tl.load(weight + n[:, None].to(tl.int64) * K + k[None, :], mask=there & inside, other=0.0)
+        w = tl.load(w_rows + k[None, :], mask=there & inside, other=0.0)
         sums = tl.dot(left, tl.trans(w), sums, input_precision="ieee")
-        if GATED:
-            w2 = tl.load(weight + (n[:, None] + N).to(tl.int64) * K + k[None, :], mask=there & inside, other=0.0)
-            others = tl.dot(left, tl.trans(w2), others, input_precision="ieee")
         if NORM:
             wide = left.to(tl.float32)
             squares += tl.sum(wide * wide, 1)
-    scale = tl.rsqrt(squares / K + eps)[:, None] if NORM else 1.0
-    at = out + (tl.program_id(2) * rows + m[:, None]).to(tl.int64) * N + n[None, :]
+    if NORM:
+        sums *= tl.rsqrt(squares / K + eps)[:, None]
+    if GATED:
+        sums, others = tl.split(tl.permute(tl.reshape(sums, [BM, 2, BN]), [0, 2, 1]))
+    else:
+        others = sums
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
     kept = here & (n < N)[None, :]
-    y = sums
-    if SPLIT == 1:
-        y = _finish(sums * scale, others * scale, at, kept, GATED, ADD, weight.dtype.element_ty)
-    tl.store(at, y.to(out.dtype.element_ty), mask=kept)
-
-
-@triton.jit
-def add_up(shares, x, size, SPLIT: tl.constexpr, BLOCK: tl.constexpr):
-    """X += the sum of shares [SPLIT, size]."""
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    total = tl.zeros([BLOCK], tl.float32)
-    for share in tl.static_range(SPLIT):
-        total += tl.load(shares + share * size + at, mask=at < size, other=0.0)
-    kind = x.dtype.element_ty
-    y = total.to(kind).to(tl.float32) + tl.load(x + at, mask=at < size, other=0.0).to(tl.float32)
-    tl.store(x + at, y.to(kind), mask=at < size)
+    at = m[:, None].to(tl.int64) * N + n[None, :]
+    last = True
+    if SPLIT > 1:
+        size = rows.to(tl.int64) * N
+        tl.store(shares + tl.program_id(2) * size + at, sums, mask=kept)
+        last = _is_last(arrived + tl.program_id(1) * tl.num_programs(0) + tl.program_id(0), SPLIT)
+        if last:
+            sums = tl.zeros([BM, BN], tl.float32)
+            for number in tl.static_range(SPLIT):
+                sums += tl.load(shares + number * size + at, mask=kept, other=0.0, cache_modifier=".cg")
+    if last:
+        y = _finish(sums, others, out + at, kept, GATED, ADD, weight.dtype.element_ty)
+        tl.store(out + at, y.to(out.dtype.element_ty), mask=kept)
 
 
 @triton.jit
@@ -146,15 +175,27 @@ def _rotated(x, e, cos, sin, E: tl.constexpr):
 
 
 @triton.jit
+def _weighed(keys, values, query, valid, highest, total, gathered):
+    """Return the state of a softmax's sum with some more keys [BS, E] and values in it; there may be no valid one."""
+    scores = tl.where(valid, tl.sum(keys.to(tl.float32) * query[None, :], 1), float("-inf"))
+    higher = tl.maximum(highest, tl.max(scores, 0))
+    finite = tl.maximum(higher, -1e30)
+    shrunk = tl.exp(highest - finite)
+    weights = tl.exp(scores - finite)
+    total = total * shrunk + tl.sum(weights, 0)
+    return higher, total, gathered * shrunk + tl.sum(weights[:, None] * values.to(tl.float32), 0)
+
+
+@triton.jit
 def attend(
-    qkv, slots, lengths, rotary, keys, values, mixed, parts, sums, capacity, positions, scale,
+    qkv, slots, lengths, rotary, keys, values, mixed, parts, sums, arrived, capacity, positions, scale,
     H: tl.constexpr, K: tl.constexpr, E: tl.constexpr, WIDTH: tl.constexpr, P: tl.constexpr, BS: tl.constexpr,
     EARLY: tl.constexpr,
 ):  # fmt: skip
     """Turn a row's query and key, keep key and value, and attend to a part of the slot.
 
-    With one part the result goes to mixed [B, H E]; else parts [B, H, P, E] and sums [B, H, P] (logarithms of the
-    softmax's denominators), float32, hold what `join` makes it of.
+    The result goes to mixed [B, H E];
+    parts [B, H, P, E] and sums [B, H, P] (logarithms of the softmax's denominators), float32, are used up.
     """
     _let_next_start(EARLY)
     row, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -162,13 +203,20 @@ def attend(
     kind = keys.dtype.element_ty
     slot = tl.load(slots + row).to(tl.int64)
     length = tl.load(lengths + slot)
-    e = tl.arange(0, WIDTH)
+    base = (slot * K + kv_head) * capacity * E
+    share = tl.cdiv(tl.cdiv(length, P), BS) * BS
+    begin, end = part * share, tl.minimum(length, (part + 1) * share)
+    e, s = tl.arange(0, WIDTH), tl.arange(0, BS)
+    # what the slot has is on its way while the row is turned, and even while the kernel before runs: no kernel of a
+    # step writes positions that the slot had before it, and the first one does not start before `draw` has ended
+    at = base + (begin + s)[:, None].to(tl.int64) * E + e[None, :]
+    there = (begin + s < end)[:, None] & (e < E)[None, :]
+    key_tile, value_tile = tl.load(keys + at, mask=there, other=0.0), tl.load(values + at, mask=there, other=0.0)
     cos = tl.load(rotary + length * E + e, mask=e < E, other=0.0)
     sin = tl.load(rotary + (positions + length) * E + e, mask=e < E, other=0.0)
     _wait_for_previous(EARLY)
     own = qkv + row * (H + 2 * K) * E
     query = _rotated(own + head * E, e, cos, sin, E).to(kind).to(tl.float32) * scale
-    base = (slot * K + kv_head) * capacity * E
     highest = tl.full([], float("-inf"), tl.float32)
     total = tl.zeros([], tl.float32)
     gathered = tl.zeros([WIDTH], tl.float32)
@@ -182,41 +230,26 @@ def attend(
         highest = tl.sum(query * key.to(tl.float32), 0)
         total += 1.0
         gathered = value.to(tl.float32)
-    share = tl.cdiv(tl.cdiv(length, P), BS) * BS
-    end = tl.minimum(length, (part + 1) * share)
-    for begin in range(part * share, end, BS):
-        s = begin + tl.arange(0, BS)
-        there = (s < end)[:, None] & (e < E)[None, :]
-        at = base + s[:, None].to(tl.int64) * E + e[None, :]
-        key = tl.load(keys + at, mask=there, other=0.0).to(tl.float32)
-        value = tl.load(values + at, mask=there, other=0.0).to(tl.float32)
-        score = tl.where(s < end, tl.sum(key * query[None, :], 1), float("-inf"))
-        higher = tl.maximum(highest, tl.max(score, 0))
-        shrunk = tl.exp(highest - higher)
-        weight = tl.exp(score - higher)
-        total = total * shrunk + tl.sum(weight, 0)
-        gathered = gathered * shrunk + tl.sum(weight[:, None] * value, 0)
-        highest = higher
+    highest, total, gathered = _weighed(key_tile, value_tile, query, begin + s < end, highest, total, gathered)
+    for further in range(begin + BS, end, BS):
+        at = base + (further + s)[:, None].to(tl.int64) * E + e[None, :]
+        there = (further + s < end)[:, None] & (e < E)[None, :]
+        key_tile, value_tile = tl.load(keys + at, mask=there, other=0.0), tl.load(values + at, mask=there, other=0.0)
+        highest, total, gathered = _weighed(key_tile, value_tile, query, further + s < end, highest, total, gathered)
+    result = mixed + (row * H + head) * E + e
     if P == 1:
-        tl.store(mixed + (row * H + head) * E + e, (gathered / total).to(kind), mask=e < E)
+        tl.store(result, (gathered / total).to(kind), mask=e < E)
     else:
-        at = (row * H + head) * P + part
-        tl.store(parts + at * E + e, gathered / tl.maximum(total, 1e-30), mask=e < E)
-        tl.store(sums + at, highest + tl.log(total))
-
-
-@triton.jit
-def join(parts, sums, mixed, E: tl.constexpr, WIDTH: tl.constexpr, P: tl.constexpr, EARLY: tl.constexpr):
-    """Weigh the parts of a row's and head's attention by their shares of the softmax."""
-    _let_next_start(EARLY)
-    _wait_for_previous(EARLY)
-    at = tl.program_id(0)
-    e, p = tl.arange(0, WIDTH), tl.arange(0, P)
-    logs = tl.load(sums + at * P + p)
-    shares = tl.exp(logs - tl.max(logs, 0))
-    values = tl.load(parts + (at * P + p[:, None]) * E + e[None, :], mask=(e < E)[None, :], other=0.0)
-    y = tl.sum(values * shares[:, None], 0) / tl.sum(shares, 0)
-    tl.store(mixed + at * E + e, y.to(mixed.dtype.element_ty), mask=e < E)
+        first = (row * H + head) * P
+        tl.store(parts + (first + part) * E + e, gathered / tl.maximum(total, 1e-30), mask=e < E)
+        tl.store(sums + first + part, highest + tl.log(total))
+        if _is_last(arrived + row * H + head, P):
+            p = tl.arange(0, P)
+            logs = tl.load(sums + first + p, cache_modifier=".cg")
+            shares = tl.exp(logs - tl.max(logs, 0))
+            of_all = parts + (first + p)[:, None] * E + e[None, :]
+            found = tl.load(of_all, mask=(e < E)[None, :], other=0.0, cache_modifier=".cg")
+            tl.store(result, (tl.sum(found * shares[:, None], 0) / tl.sum(shares, 0)).to(kind), mask=e < E)
 
 
 @triton.jit
@@ -243,6 +276,8 @@ def draw(
     BLOCK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Draw a token for each row as `sampling.sample` does, and feed it to its slot.
+
+    It lets no other kernel start early: what it writes is read by the next step before that waits.
 
     settings [S, 8]: temperature, top-k, top-p, min-p, repetition, presence, frequency, whether logits are adjusted.
     """
@@ -309,7 +344,7 @@ def turn(
     x = qkv + (row * (H + 2 * K) + head) * E
     place = tl.load(places + row)
     kind = qkv.dtype.element_ty
-    kept = ((tl.load(slots + row) * K + (head - H) % K) * capacity + place) * E
+    kept = ((tl.load(slots + row).to(tl.int64) * K + (head - H) % K) * capacity + place) * E
     if head < H + K:
         cos = tl.load(rotary + place * E + e, mask=e < E, other=0.0)
         sin = tl.load(rotary + (positions + place) * E + e, mask=e < E, other=0.0)
@@ -331,3 +366,41 @@ def gate_rows(gate_up, out, F, BLOCK: tl.constexpr):
     up = tl.load(gate_up + row * 2 * F + F + at, mask=at < F, other=0.0).to(tl.float32)
     y = (gate / (1.0 + tl.exp(-gate))).to(kind).to(tl.float32) * up
     tl.store(out + row * F + at, y.to(kind), mask=at < F)
+
+
+@triton.jit
+def attend_prompts(
+    qkv, tiles, keys, values, mixed, capacity, scale,
+    H: tl.constexpr, K: tl.constexpr, E: tl.constexpr, WIDTH: tl.constexpr, BM: tl.constexpr, BS: tl.constexpr,
+):  # fmt: skip
+    """Let tokens attend to all of their slots up to themselves, which `turn` has kept there.
+
+    tiles [tiles, 4], int32: the first token of a tile, how many it has (at most BM), their slot, the first one's place.
+    """
+    tile, head = tiles + 4 * tl.program_id(0), tl.program_id(1)
+    token, count, slot, place = tl.load(tile), tl.load(tile + 1), tl.load(tile + 2).to(tl.int64), tl.load(tile + 3)
+    m, e = tl.arange(0, BM), tl.arange(0, WIDTH)
+    row = (token + m).to(tl.int64)
+    here = (m < count)[:, None] & (e < E)[None, :]
+    query = tl.load(qkv + (row[:, None] * (H + 2 * K) + head) * E + e[None, :], mask=here, other=0.0)
+    base = (slot * K + head // (H // K)) * capacity * E
+    highest = tl.full([BM], float("-inf"), tl.float32)
+    total = tl.zeros([BM], tl.float32)
+    gathered = tl.zeros([BM, WIDTH], tl.float32)
+    end = place + count
+    for begin in range(0, end, BS):
+        s = begin + tl.arange(0, BS)
+        there = (s < end)[:, None] & (e < E)[None, :]
+        at = base + s[:, None].to(tl.int64) * E + e[None, :]
+        key = tl.load(keys + at, mask=there, other=0.0)
+        scores = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
+        scores = tl.where(s[None, :] <= (place + m)[:, None], scores, float("-inf"))
+        higher = tl.maximum(highest, tl.max(scores, 1))
+        shrunk = tl.exp(highest - higher)
+        weights = tl.exp(scores - higher[:, None])
+        total = total * shrunk + tl.sum(weights, 1)
+        value = tl.load(values + at, mask=there, other=0.0)
+        gathered = tl.dot(weights.to(value.dtype), value, gathered * shrunk[:, None], input_precision="ieee")
+        highest = higher
+    result = mixed + (row[:, None] * H + head) * E + e[None, :]
+    tl.store(result, (gathered / total[:, None]).to(query.dtype), mask=here)
