@@ -970,6 +970,26 @@ class TestKeys:
         page.keyboard.press("Enter")
         expect(page.locator(".stats .end")).to_have_count(2)
 
+    def test_a_refusal_that_comes_when_the_key_is_there_asks_nothing(self, visitor, fake):
+        fake.models = [A, B]
+        page = visitor.open(fake.url)
+        fake.key = "Bearer right"
+        held = []
+
+        def hold_the_first(route):
+            if held:
+                route.continue_()
+            else:
+                held.append(route)
+
+        page.route("**/chat/completions", hold_the_first)
+        ask(page, "Is it?")
+        page.locator("#key-field").fill("right")
+        page.keyboard.press("Enter")
+        expect(page.locator(".stats .end")).to_have_count(1)
+        held[0].continue_()
+        expect(page.locator(".stats .end")).to_have_count(2)
+
 
 class TestConversations:
     def test_they_are_kept_renamed_exported_and_deleted(self, page, fake):

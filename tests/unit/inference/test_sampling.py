@@ -32,8 +32,9 @@ def test_a_distribution_over_the_tokens_that_are_kept(values, temperature, top_k
         kept = found[row] > 0
         assert plain[row][kept].min() >= plain[row][~kept].max() - 1e-6 if (~kept).any() else True
         if top_k is not None:
-            threshold = logits[row].sort(descending=True).values[min(top_k, logits.shape[1]) - 1]
-            assert (logits[row][kept] >= threshold).all()
+            below = logits[row] - logits[row].max()  # as it is computed: what rounding makes equal goes together
+            threshold = below.sort(descending=True).values[min(top_k, logits.shape[1]) - 1]
+            assert (below[kept] >= threshold).all()
 
 
 @settings(deadline=None)
