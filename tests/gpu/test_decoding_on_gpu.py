@@ -58,7 +58,7 @@ def widened(weights):
 
 CASES = (
     [("usual", torch.bfloat16, rows) for rows in (1, 3, 20, 70)]
-    + [("wide", torch.bfloat16, 50)]
+    + [("wide", torch.bfloat16, 50), ("long", torch.float32, 5), ("long", torch.float16, 5)]
     + [
         (shape, dtype, rows)
         for shape, dtype in (("plain", torch.float32), ("grouped", torch.float16), ("grouped", torch.float32))
@@ -70,7 +70,7 @@ CASES = (
 @pytest.mark.parametrize("shape, dtype, rows", CASES, ids=str)
 @torch.inference_mode()
 def test_kernels_give_the_logits_of_the_plain_decoder(shape, dtype, rows):
-    from lumi.inference.card_decoder import Buffers, decode
+    from lumi.inference.card.decoder import Buffers, decode
 
     if INTERPRETED and dtype == torch.bfloat16:
         pytest.skip("the interpreter has no bf16")
@@ -123,7 +123,7 @@ def assert_caches_agree(found, wanted, dtype):
 @torch.inference_mode()
 def test_prompts_come_in_as_with_the_plain_decoder(shape, dtype):
     """Begun at once, and gone on with behind what a slot holds; across the borders of tiles."""
-    from lumi.inference.card_decoder import CardDecoder
+    from lumi.inference.card.decoder import CardDecoder
 
     if INTERPRETED and dtype == torch.bfloat16:
         pytest.skip("the interpreter has no bf16")
@@ -150,7 +150,7 @@ def test_prompts_come_in_as_with_the_plain_decoder(shape, dtype):
 @torch.inference_mode()
 def test_products_of_every_tile(inputs, outputs):
     """Shapes that fit no tile found a tile that triton made wrong."""
-    from lumi.inference.card_decoder import DOWN, GATE_UP, HEAD, OUT, QKV, multiply
+    from lumi.inference.card.decoder import DOWN, GATE_UP, HEAD, OUT, QKV, multiply
 
     dtype = torch.float16 if INTERPRETED else torch.bfloat16
     draw = torch.Generator(DEVICE).manual_seed(inputs)
@@ -189,7 +189,7 @@ KINDS = [
 @pytest.mark.parametrize("vocab_size", [97] if INTERPRETED else [97, 32768])
 @torch.inference_mode()
 def test_the_draw_is_the_plain_one(vocab_size):
-    from lumi.inference.card_decoder import draw
+    from lumi.inference.card.decoder import draw
 
     config = [GenerationConfig(**KINDS[n % len(KINDS)]) for n in range(4 * len(KINDS))]
     rows = len(config)

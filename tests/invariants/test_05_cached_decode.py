@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lumi.inference.cache import SlotCache
-from lumi.inference.cpu_decoder import CpuDecoder
+from lumi.inference.cpu.decoder import CpuDecoder
 from lumi.inference.decoder import Decoder, DecoderWeights, Span
 from lumi.model import ModelConfig, create_model
 

@@ -2,7 +2,7 @@
 
     tokens of several requests, one behind the other -> embedding -> blocks, each request attending to its own slot
 
-Plain torch, for any device and type, and what the others are checked against: `card_decoder` and `cpu_decoder`
+Plain torch, for any device and type, and what the others are checked against: `card.decoder` and `cpu.decoder`
 do the same with kernels of their own, on CUDA and on a CPU.
 q, k, v and gate, up are one matrix each; adapters are merged into theirs.
 

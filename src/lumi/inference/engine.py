@@ -19,7 +19,7 @@ import torch
 
 from lumi.errors import ConfigError, DataError
 from lumi.inference.cache import SlotCache, cache_dtype, slot_bytes
-from lumi.inference.cpu_decoder import CpuDecoder
+from lumi.inference.cpu.decoder import CpuDecoder
 from lumi.inference.decoder import Decoder, DecoderWeights, Span
 from lumi.inference.request import Request
 from lumi.inference.settings import GenerationConfig
@@ -75,8 +75,8 @@ class Engine:
         self._decoder: Decoder
         self._stepper: Stepper
         if with_graphs:
-            from lumi.inference.card_decoder import CardDecoder
-            from lumi.inference.graphs import GraphStepper
+            from lumi.inference.card.decoder import CardDecoder
+            from lumi.inference.card.graphs import GraphStepper
 
             self._decoder = CardDecoder(weights, self._cache)
             self._stepper = GraphStepper(weights, self._cache)

@@ -4,7 +4,7 @@
 
 Each row has settings of its own. Chance enters as one number u in [0, 1) per row, so what a row answers depends on
 its own logits and numbers and not on its company. What is cut is cut by value: tokens of equal logits stay or go
-together, whatever their order. `lumi.inference.card_kernels` does the same in one kernel.
+together, whatever their order. `lumi.inference.card.kernels` does the same in one kernel.
 
 Shapes: B rows, V vocabulary.
 """

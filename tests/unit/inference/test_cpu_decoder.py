@@ -8,10 +8,10 @@ import torch
 
 from lumi.inference import GenerationConfig
 from lumi.inference.cache import SlotCache
-from lumi.inference.cpu_decoder import CpuDecoder
+from lumi.inference.cpu.decoder import CpuDecoder
+from lumi.inference.cpu.team import Team
 from lumi.inference.decoder import Decoder, DecoderWeights, Span
 from lumi.inference.sampling import Sampling, sample
-from lumi.inference.team import Team
 from lumi.model import ModelConfig, create_model
 
 SHAPES = {
@@ -133,7 +133,7 @@ def test_nobody_waits_for_threads_that_do_not_come(monkeypatch):
     wanted = answer_of(decoder)
     alone = Team(1)
     alone._queues = [SimpleQueue(), SimpleQueue()]  # which nobody reads
-    monkeypatch.setattr("lumi.inference.cpu_decoder.team", lambda size: alone)
+    monkeypatch.setattr("lumi.inference.cpu.decoder.team", lambda size: alone)
     assert torch.equal(answer_of(decoder), wanted)
 
 

@@ -1,9 +1,9 @@
-"""The decoder on a CPU: prompts by torch, one new token a row by `lumi.inference.cpu_kernels`.
+"""The decoder on a CPU: prompts by torch, one new token a row by `lumi.inference.cpu.kernels`.
 
 The weights stand there once, in the type in which they are read: float32, float16, bfloat16, or int8 with a scale for
 each row. Everything else is float32.
 
-Shapes: as `lumi.inference.cpu_kernels`.
+Shapes: as `lumi.inference.cpu.kernels`.
 """
 
 import importlib.util
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lumi.inference.cache import SlotCache
+from lumi.inference.cpu.team import team
 from lumi.inference.decoder import Decoder, DecoderWeights, Span
 from lumi.inference.sampling import Sampling, sample
 from lumi.inference.settings import GenerationConfig
-from lumi.inference.team import team
 from lumi.progress import say
 
 _ready: set[tuple[str, torch.dtype, torch.dtype]] = set()  # functions and types of weights, of this process
@@ -52,7 +52,7 @@ class CpuDecoder(Decoder):
 
     def _claim(self, rows: int) -> None:
         """Claim what the compiled functions work in."""
-        from lumi.inference.cpu_kernels import Matrices, Rooms
+        from lumi.inference.cpu.kernels import Matrices, Rooms
 
         config, threads = self.config, self._threads
         heads, e, d, f = config.n_head, config.head_dim, config.d_model, config.d_ffn
@@ -78,7 +78,7 @@ class CpuDecoder(Decoder):
         """Return the logits behind each token, float32 [N, V], and keep its keys and values."""
         if not self._compiles or any(span.length > 1 for span in spans):
             return super().logits(tokens_N, spans)
-        from lumi.inference.cpu_kernels import decode
+        from lumi.inference.cpu.kernels import decode
 
         logits_BV = torch.empty(len(spans), self.config.vocab_size)
         slots = np.array([span.slot for span in spans])
@@ -92,7 +92,7 @@ class CpuDecoder(Decoder):
         """Return one token id per row, see `lumi.inference.sampling.sample`."""
         if not self._compiles:
             return sample(logits_BV, uniform_B, sampling)
-        from lumi.inference.cpu_kernels import draw
+        from lumi.inference.cpu.kernels import draw
 
         settings_B7, chosen_B = torch.stack(sampling, 1), torch.empty(len(logits_BV), dtype=torch.int64)
         arrays = (logits_BV.numpy(), settings_B7.numpy(), uniform_B.numpy(), self._chances_T2V, chosen_B.numpy())
@@ -144,6 +144,6 @@ def _pack(matrices: Sequence[Tensor], int8: bool) -> tuple[Tensor, Tensor]:
 
 
 def _array(values: Tensor) -> NDArray[Any]:
-    """Return an array of the same memory; half precisions as their bits, see `cpu_kernels`."""
+    """Return an array of the same memory; half precisions as their bits, see `kernels`."""
     bits = {torch.float16: torch.uint16, torch.bfloat16: torch.int16}
     return values.view(bits.get(values.dtype, values.dtype)).numpy()

@@ -1,7 +1,7 @@
 """Whole steps as CUDA graphs: the host names slots, everything else stands on the device.
 
     begin: settings, uniform draws, counts, last token and length of a slot  ->  tables on the device
-    step:  slots of the rows -> graph of the next larger size (kernels of `lumi.inference.card_kernels`) -> tokens
+    step:  slots of the rows -> graph of the next larger size (kernels of `lumi.inference.card.kernels`) -> tokens
 
 Rows of a graph beyond those that are asked for work on a slot that nobody has. While the device draws a token, the
 host still reads the one before.
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lumi.inference.cache import SlotCache
-from lumi.inference.card_decoder import Buffers, decode, draw
+from lumi.inference.card.decoder import Buffers, decode, draw
 from lumi.inference.decoder import DecoderWeights
 from lumi.inference.request import TokenLogprobs
 from lumi.inference.sampling import sampling_row

@@ -8,7 +8,7 @@ MOST_SPLIT = 4
 
 
 class Tile(NamedTuple):
-    """What one program of a product computes, with how many warps and loads in flight; bm 1: `card_kernels.matvec`."""
+    """What one program of a product computes, with how many warps and loads in flight; bm 1: `kernels.matvec`."""
 
     bm: int
     bn: int

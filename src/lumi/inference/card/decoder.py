@@ -2,7 +2,7 @@
 
 `decode` and `draw` are a step for one new token a row, made for CUDA graphs; `CardDecoder` brings prompts in.
 
-Shapes: as `lumi.inference.card_kernels`.
+Shapes: as `lumi.inference.card.kernels`.
 """
 
 import functools
@@ -14,10 +14,10 @@ import torch
 import triton
 from torch import Tensor
 
-from lumi.inference import card_kernels as kernels
 from lumi.inference.cache import SlotCache
+from lumi.inference.card import kernels
+from lumi.inference.card.tiles import MOST_SPLIT, num_parts, starts_early, tiling
 from lumi.inference.decoder import Decoder, DecoderWeights, Span
-from lumi.inference.tiles import MOST_SPLIT, num_parts, starts_early, tiling
 
 _QUERIES = 64  # of a prompt, for one program
 
@@ -74,7 +74,7 @@ def _early(device: torch.device, rows: int, d_model: int) -> dict[str, bool]:
 
 
 class Product(NamedTuple):
-    """What is done around a product; see `card_kernels.matmul`."""
+    """What is done around a product; see `kernels.matmul`."""
 
     name: str
     norm: bool = False
@@ -174,7 +174,7 @@ def draw(
         slots_B: int32, the slot of each row.
         last_S: int32, written.
         lengths_S: int32, written.
-        settings_S8: float32, see `card_kernels.draw`.
+        settings_S8: float32, see `kernels.draw`.
         uniforms_SC: float32, the number for the token behind each position.
         counts_SV: int16, as `sampling.adjust` wants it; written.
         bias_SV: float32.
@@ -195,7 +195,7 @@ class _Tiles(NamedTuple):
 
     slots_N: Tensor
     places_N: Tensor
-    tiles: Tensor  # see `card_kernels.attend_prompts`
+    tiles: Tensor  # see `kernels.attend_prompts`
 
 
 class CardDecoder(Decoder):

@@ -369,7 +369,7 @@ def decode(
     number, threads, meeting, tokens, slots, places, embedding, weights,
     scales, turn, keys, values, rooms, eps, heads, logits,
 ):  # fmt: skip
-    """Run one thread's part of a step, see `lumi.inference.cpu_decoder.CpuDecoder`.
+    """Run one thread's part of a step, see `lumi.inference.cpu.decoder.CpuDecoder`.
 
     Args:
         number: of this thread; ``meeting`` is where the threads meet, int64 zeros, two for each stage.

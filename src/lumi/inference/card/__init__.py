@@ -1,0 +1,1 @@
+"""Decoding on a CUDA card: kernels in Triton, whole steps as graphs."""

@@ -1,0 +1,1 @@
+"""Decoding on a CPU: compiled by numba, run by a team of threads."""
