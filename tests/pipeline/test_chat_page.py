@@ -1341,7 +1341,10 @@ class TestRealServer:
         page.locator("#list .open").first.click()
         assert page.locator(".body").text_content() == first
 
-    def test_stopping_stops_the_engine_too(self, visitor, real, shared_page):
+    def test_stopping_stops_the_engine_too(self, visitor, real, shared_page, monkeypatch):
+        engine = real.service.models["lab/alpha"].thread.engine
+        step = engine.step
+        monkeypatch.setattr(engine, "step", lambda: time.sleep(0.03) or step())  # or it has ended before one can click
         page = visitor.open(real.url, shared_page)
         page.keyboard.press("Control+k")
         page.evaluate(
@@ -1351,6 +1354,7 @@ class TestRealServer:
         )
         ask(page, "Where is the fox?")
         expect(page.locator(".stats .end")).to_have_text("stopped")
+        monkeypatch.undo()
         ask_and_wait(page, "And now?")
         assert real.service.models["lab/alpha"].thread.num_open == 0
 

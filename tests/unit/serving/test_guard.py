@@ -44,12 +44,14 @@ def client():
 
 
 @contextlib.contextmanager
-def threaded(ask):
-    """Let somebody ask meanwhile; what was answered is there in the end."""
+def threaded(ask, server):
+    """Let somebody ask meanwhile, once the server has it; what was answered is there in the end."""
     answered = []
     thread = threading.Thread(target=lambda: answered.append(ask()))
     thread.start()
-    time.sleep(0.5)
+    until = time.monotonic() + 10
+    while server.models[0].thread.num_open == 0 and time.monotonic() < until:
+        time.sleep(0.01)
     try:
         yield answered
     finally:
@@ -197,7 +199,7 @@ def test_each_choice_is_one_of_a_keys_requests(keyed_server, slow, client):
     never = ask(ours, n=3)
     assert (never.status_code, error_of(never)["param"]) == (400, "n")
     for running, more in ((2, 1), (1, 2)):
-        with threaded(lambda n=running: ask(ours, n=n, max_tokens=20)) as answered:
+        with threaded(lambda n=running: ask(ours, n=n, max_tokens=40), keyed_server) as answered:
             refused = ask(ours, n=more)
             assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
             assert ask(others, n=2).status_code == 200
