@@ -48,7 +48,9 @@ class EngineAnswerer:
                 f"{folder} is a base model: it continues text and was never taught to answer",
                 "tune it first (make sft-train-tiny), or let it go on: lumi generate --prompt ...",
             )
-        return cls(model_name(folder), Engine(model, Tokenizer.load(folder), num_slots=1), template)
+        engine = Engine(model, Tokenizer.load(folder), num_slots=1)
+        engine.warm_up()  # here rather than in the middle of the first answer
+        return cls(model_name(folder), engine, template)
 
     def answer(self, messages: Sequence[Message], settings: GenerationConfig, answer: Answer) -> Pieces:
         """Answer, as `Answerer` has it."""

@@ -6,6 +6,7 @@ each row. Everything else is float32.
 Shapes: as `lumi.inference.cpu.kernels`.
 """
 
+import functools
 import importlib.util
 import threading
 from collections.abc import Sequence
@@ -110,7 +111,7 @@ class CpuDecoder(Decoder):
         if key in _ready:
             team(self._threads).run(function, threads, num_stages, *arguments)
             return
-        notice = threading.Timer(2.0, say, ["compiling the decoder for this machine, once: some ten seconds"])
+        notice = threading.Timer(2.0, _say_once)
         notice.start()
         try:
             function(0, 1, np.zeros(2 * num_stages, dtype=np.int64), *arguments)
@@ -127,6 +128,11 @@ class CpuDecoder(Decoder):
 
     def _embedded(self, tokens_N: Tensor) -> Tensor:
         return super()._embedded(tokens_N).float()
+
+
+@functools.cache
+def _say_once() -> None:
+    say("compiling the decoder for this machine, once: some twenty seconds")
 
 
 def _pack(matrices: Sequence[Tensor], int8: bool) -> tuple[Tensor, Tensor]:
