@@ -3,18 +3,17 @@
 With TRITON_INTERPRET=1 the kernels' tests run on a CPU too, where triton is installed.
 """
 
-import dataclasses
 import os
 from types import SimpleNamespace
 
 import pytest
 import torch
+from tests.decoders import DRAWS, in_float32, sharp_model
 
 from lumi.inference import Engine, GenerationConfig
 from lumi.inference.cache import SlotCache
 from lumi.inference.decoder import Decoder, DecoderWeights, Span
 from lumi.inference.sampling import PROMPTED, Sampling, adjust, sample, sampling_row
-from lumi.model import ModelConfig, create_model
 from lumi.tokenizer import Tokenizer
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -33,27 +32,8 @@ SHAPES = {
 LARGEST_ERROR = {torch.float32: 2e-5, torch.float16: 1e-2, torch.bfloat16: 8e-2}  # of logits, of their norm
 
 
-def sharp_model(shape, dtype, vocab_size=97):
-    config = ModelConfig(vocab_size=vocab_size, n_layer=2, sequence_length=150, **shape)
-    model = create_model(config, seed=3).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.mul_(6)
-    model.compute_dtype = dtype
-    return model.to(DEVICE)
-
-
-def widened(weights):
-    """The same numbers, computed with in float32."""
-    blocks = [
-        dataclasses.replace(
-            block, **{field.name: getattr(block, field.name).float() for field in dataclasses.fields(block)}
-        )
-        for block in weights.blocks
-    ]
-    embedding, head = weights.embedding_VD.float(), weights.head_VD.float()
-    return dataclasses.replace(weights, dtype=torch.float32, embedding_VD=embedding, head_VD=head, blocks=blocks)
+def model_on_card(shape, dtype, vocab_size=97):
+    return sharp_model(shape, dtype, vocab_size=vocab_size, sequence_length=150).to(DEVICE)
 
 
 CASES = (
@@ -74,13 +54,13 @@ def test_kernels_give_the_logits_of_the_plain_decoder(shape, dtype, rows):
 
     if INTERPRETED and dtype == torch.bfloat16:
         pytest.skip("the interpreter has no bf16")
-    weights = DecoderWeights.of(sharp_model(SHAPES[shape], dtype))
+    weights = DecoderWeights.of(model_on_card(SHAPES[shape], dtype))
     decoders = []
     for kind in (dtype, dtype, torch.float32):
         cache = SlotCache(weights.config, rows + 2, 150, dtype=kind, device=DEVICE)
         cache.keys.fill_(float("nan"))  # what nobody has written must not count
         cache.values.fill_(float("nan"))
-        decoders.append(Decoder(weights if kind == dtype else widened(weights), cache))
+        decoders.append(Decoder(weights if kind == dtype else in_float32(weights), cache))
     slots = [rows + 1 - row for row in range(rows)]
     lengths = [(67 * row) % 140 for row in range(rows)]
     draw = torch.Generator(DEVICE).manual_seed(rows)
@@ -127,7 +107,7 @@ def test_prompts_come_in_as_with_the_plain_decoder(shape, dtype):
 
     if INTERPRETED and dtype == torch.bfloat16:
         pytest.skip("the interpreter has no bf16")
-    weights = DecoderWeights.of(sharp_model(SHAPES[shape], dtype))
+    weights = DecoderWeights.of(model_on_card(SHAPES[shape], dtype))
     decoders = []
     for kind in (CardDecoder, Decoder):
         cache = SlotCache(weights.config, 5, 150, dtype=dtype, device=DEVICE)
@@ -178,9 +158,7 @@ def test_products_of_every_tile(inputs, outputs):
 
 
 KINDS = [
-    {"temperature": 0.0}, {"temperature": 1.0, "top_p": 1.0}, {"temperature": 0.7, "top_p": 0.9},
-    {"temperature": 1.3, "top_k": 5, "top_p": 1.0}, {"temperature": 1.0, "top_k": 40, "top_p": 0.8},
-    {"temperature": 1.0, "top_p": 1.0, "min_p": 0.2}, {"temperature": 2.0, "top_p": 0.5, "min_p": 0.01},
+    *DRAWS,
     {"temperature": 0.9, "top_p": 0.95, "repetition_penalty": 1.3, "presence_penalty": 0.5, "frequency_penalty": 0.2},
     {"temperature": 0.0, "logit_bias": {7: 50.0}}, {"temperature": 1.0, "top_p": 1.0, "frequency_penalty": -1.0},
 ]  # fmt: skip
@@ -243,7 +221,7 @@ def test_the_engine_answers_as_on_a_cpu(artifacts, dtype):
     ]  # fmt: skip
 
     def answers(device):
-        model = sharp_model(shape, dtype, tokenizer.vocab_size).to(device)
+        model = model_on_card(shape, dtype, tokenizer.vocab_size).to(device)
         engine = Engine(model, tokenizer, num_slots=5)
         requests = []
         for n in range(40):
@@ -264,7 +242,7 @@ def test_the_engine_answers_as_on_a_cpu(artifacts, dtype):
                     assert mine.logprob == pytest.approx(theirs.logprob, abs=1e-3)
                     assert [token for token, _ in mine.likeliest] == [token for token, _ in theirs.likeliest]
     else:  # what the card takes for the likeliest is nearly that on a CPU, all along the answer
-        model = sharp_model(shape, dtype, tokenizer.vocab_size).to("cpu")
+        model = model_on_card(shape, dtype, tokenizer.vocab_size).to("cpu")
         for request in on_card[::5]:
             ids = [*request.prompt_ids, *request.token_ids]
             with torch.no_grad():

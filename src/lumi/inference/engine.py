@@ -93,7 +93,6 @@ class Engine:
         self._filling: list[Slot] = []  # in the order in which they came
         self._writing: tuple[Slot, ...] = ()
         self._pending: deque[tuple[tuple[Slot, ...], list[Request], Pending]] = deque()
-        self._clock = 0
 
     @property
     def num_waiting(self) -> int:
@@ -277,8 +276,7 @@ class Engine:
                 self._held[slot.index, : len(held)] = held
                 self._held_length[slot.index] = len(held)
             self._promised_length[slot.index] = self._held_length[slot.index]
-            self._clock += 1
-            slot.request, slot.left_at = None, self._clock
+            slot.request = None
             self._free.append(slot)
         if any(slot in self._writing for slot in slots):
             self._writing = tuple(slot for slot in self._writing if slot.request is not None)

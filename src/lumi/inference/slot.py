@@ -14,14 +14,12 @@ class Slot:
         request: whose it is.
         filled: tokens of the prompt whose keys and values are there.
         started: tokens of the answer that were asked for.
-        left_at: when it was last given back.
     """
 
     index: int
     request: Request | None = None
     filled: int = 0
     started: int = 0
-    left_at: int = 0
 
     @property
     def holder(self) -> Request:

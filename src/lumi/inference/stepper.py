@@ -89,6 +89,8 @@ class PlainStepper:
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
         self._device = decoder.device
+        self._slots: Sequence[Slot] = ()  # whose settings are in _sampling
+        self._sampling: Sampling
         self._draws: dict[int, NDArray[np.float64]] = {}
         self._adjustments: dict[int, _Adjustment] = {}
 
@@ -121,18 +123,20 @@ class PlainStepper:
         return _Done(Drawn(chosen, _logprobs(logits_BV, chosen_B, slots)))
 
     def _sample(self, logits_BV: Tensor, slots: Sequence[Slot]) -> Tensor:
-        sampling = Sampling.of([slot.holder.settings for slot in slots], self._device)
+        if slots is not self._slots:
+            self._slots = slots
+            self._sampling = Sampling.of([slot.holder.settings for slot in slots], self._device)
         if self._adjustments:
             logits_BV = logits_BV.clone()  # the model's own are asked for afterwards
         for place, slot in enumerate(slots):
             if (adjustment := self._adjustments.get(slot.index)) is not None:
                 here = slice(place, place + 1)
-                own = Sampling(*(values_B[here] for values_B in sampling))
+                own = Sampling(*(values_B[here] for values_B in self._sampling))
                 counts_1V, bias_1V = adjustment.counts_V.unsqueeze(0), adjustment.bias_V.unsqueeze(0)
                 logits_BV[here] = adjust(logits_BV[here], counts_1V, bias_1V, own)
         uniforms = [self._draws[slot.index][slot.started] if slot.index in self._draws else 0.0 for slot in slots]
         uniform_B = torch.tensor(uniforms, dtype=torch.float64, device=self._device)
-        return self._decoder.sample(logits_BV, uniform_B, sampling)
+        return self._decoder.sample(logits_BV, uniform_B, self._sampling)
 
 
 class _Done(NamedTuple):

@@ -1,10 +1,10 @@
-import dataclasses
 import multiprocessing
 import threading
 from queue import SimpleQueue
 
 import pytest
 import torch
+from tests.decoders import DRAWS, in_float32, sharp_model
 
 from lumi.inference import GenerationConfig
 from lumi.inference.cache import SlotCache
@@ -21,13 +21,7 @@ SHAPES = {
 
 
 def weights_of(shape, dtype=torch.float32):
-    model = create_model(ModelConfig(vocab_size=97, n_layer=2, sequence_length=60, **shape), seed=3).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.mul_(6)
-    model.compute_dtype = dtype
-    return DecoderWeights.of(model)
+    return DecoderWeights.of(sharp_model(shape, dtype, sequence_length=60))
 
 
 def empty_cache(config, slots=12):
@@ -37,23 +31,9 @@ def empty_cache(config, slots=12):
     return cache
 
 
-def as_kept(weights, int8):
-    """The same numbers in float32, for the plain decoder."""
-
-    def kept(matrix):
-        if not int8:
-            return matrix.float()
-        scale = matrix.abs().amax(1, keepdim=True).float() / 127
-        return (matrix / scale).round() * scale
-
-    blocks = [
-        dataclasses.replace(
-            block, **{field.name: kept(getattr(block, field.name)) for field in dataclasses.fields(block)}
-        )
-        for block in weights.blocks
-    ]
-    embedding, head = weights.embedding_VD.float(), kept(weights.head_VD)
-    return dataclasses.replace(weights, dtype=torch.float32, embedding_VD=embedding, head_VD=head, blocks=blocks)
+def through_int8(matrix):
+    scale = matrix.abs().amax(1, keepdim=True).float() / 127
+    return (matrix / scale).round() * scale
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +48,8 @@ def three_threads(monkeypatch):
 def test_each_type_of_weights_decodes_as_the_plain_decoder_does_with_the_same_numbers(shape, kind):
     weights = weights_of(SHAPES[shape], torch.float32 if kind == "int8" else getattr(torch, kind))
     found = CpuDecoder(weights, empty_cache(weights.config), int8=kind == "int8")
-    plain = Decoder(as_kept(weights, kind == "int8"), empty_cache(weights.config))
+    same = in_float32(weights, through_int8) if kind == "int8" else in_float32(weights)
+    plain = Decoder(same, empty_cache(weights.config))
     draw = torch.Generator().manual_seed(1)
     lengths = [(7 * slot) % 30 for slot in range(12)]
     for decoder in (found, plain):
@@ -85,13 +66,6 @@ def test_each_type_of_weights_decodes_as_the_plain_decoder_does_with_the_same_nu
         torch.testing.assert_close(kept, wanted, rtol=1e-4, atol=1e-4, equal_nan=True)  # and nothing written elsewhere
 
 
-KINDS = [
-    {"temperature": 0.0}, {"temperature": 1.0, "top_p": 1.0}, {"temperature": 0.7, "top_p": 0.9},
-    {"temperature": 1.3, "top_k": 5, "top_p": 1.0}, {"temperature": 1.0, "top_k": 40, "top_p": 0.8},
-    {"temperature": 1.0, "top_p": 1.0, "min_p": 0.2}, {"temperature": 2.0, "top_p": 0.5, "min_p": 0.01},
-]  # fmt: skip
-
-
 def decoder_with(vocab_size):
     model = create_model(ModelConfig(vocab_size=vocab_size, n_layer=1, d_model=32, n_head=2, sequence_length=8), seed=1)
     weights = DecoderWeights.of(model)
@@ -101,9 +75,9 @@ def decoder_with(vocab_size):
 @pytest.mark.parametrize("vocab_size", [97, 1000, 32768])
 @torch.inference_mode()
 def test_the_draw_is_the_plain_one(vocab_size):
-    config = [GenerationConfig(**KINDS[n % len(KINDS)]) for n in range(8 * len(KINDS))]
+    config = [GenerationConfig(**DRAWS[n % len(DRAWS)]) for n in range(8 * len(DRAWS))]
     draw = torch.Generator().manual_seed(vocab_size)
-    scales = torch.tensor([0.1, 1.0, 3.0, 10.0]).repeat(2).repeat_interleave(len(KINDS)).unsqueeze(1)
+    scales = torch.tensor([0.1, 1.0, 3.0, 10.0]).repeat(2).repeat_interleave(len(DRAWS)).unsqueeze(1)
     logits_BV = torch.randn(len(config), vocab_size, generator=draw) * scales
     logits_BV[:, 3] = logits_BV[:, 4]  # equals stay or go together
     logits_BV[5, 7:90] = float("-inf")
@@ -117,7 +91,7 @@ def test_the_draw_is_the_plain_one(vocab_size):
 
 @torch.inference_mode()
 def test_a_row_without_numbers_still_gives_a_token():
-    config = [GenerationConfig(**kind) for kind in KINDS]
+    config = [GenerationConfig(**kind) for kind in DRAWS]
     logits_BV = torch.full((len(config), 97), float("nan"))
     found_B = decoder_with(97).sample(logits_BV, torch.rand(len(config), dtype=torch.float64), Sampling.of(config))
     assert ((found_B >= 0) & (found_B < 97)).all()

@@ -44,19 +44,13 @@ class Chat:
 
     def ask_again(self) -> Pieces:
         """Yield another answer to the last question, which takes the place of the first."""
-        if not self.turns:
-            raise _NOTHING
-        if self.turns[-1].role == "assistant":
-            self.turns.pop()
+        self._drop_answer()
         self.settings = self.settings.model_copy(update={"seed": self.settings.seed + 1})
         return self._answer()
 
     def undo(self) -> Message:
         """Forget the last question and what was answered; return the question."""
-        if not self.turns:
-            raise _NOTHING
-        if self.turns[-1].role == "assistant":
-            self.turns.pop()
+        self._drop_answer()
         return self.turns.pop()
 
     def save(self, path: Path) -> None:
@@ -117,6 +111,13 @@ class Chat:
         finally:
             if answer.text.strip():
                 self.turns.append(Message("assistant", answer.text.strip()))
+
+    def _drop_answer(self) -> None:
+        """Let the conversation end with its last question."""
+        if not self.turns:
+            raise _NOTHING
+        if self.turns[-1].role == "assistant":
+            self.turns.pop()
 
     def _drop_unanswered(self) -> None:
         if self.turns and self.turns[-1].role == "user":

@@ -57,16 +57,16 @@ class Rooms(NamedTuple):
     wide: Any  # [T, 2, max(D, H E, F)]
 
 
-_compiled = njit(nogil=True, fastmath=_FAST, error_model="numpy")
+_OPTIONS = {"nogil": True, "fastmath": _FAST, "error_model": "numpy"}
+_compiled = njit(**_OPTIONS)
 
 
 def _kept(function):
     """Compile a function when it is first called, and keep what comes of it where there is a place for it."""
-    options = {"nogil": True, "fastmath": _FAST, "error_model": "numpy"}
     try:
-        return njit(cache=True, **options)(function)
+        return njit(cache=True, **_OPTIONS)(function)
     except RuntimeError:  # neither this folder nor the user's can be written to
-        return njit(**options)(function)
+        return _compiled(function)
 
 
 @intrinsic
@@ -152,6 +152,19 @@ def _take(meeting, stage, shares):
     """Return the number of a share of a stage that nobody has, or -1."""
     share = _fetch_add(meeting, 2 * stage, 1)
     return share if share < shares else -1
+
+
+@_compiled
+def _hand_in(meeting, stage):
+    """Say that a share is done."""
+    _fetch_add(meeting, 2 * stage + 1, 1)
+
+
+@_compiled
+def _next(meeting, stage, shares):
+    """Hand in a share and take another one."""
+    _hand_in(meeting, stage)
+    return _take(meeting, stage, shares)
 
 
 @_compiled
@@ -294,10 +307,7 @@ def _attend(query, keys, values, scores, mixed):
 
 
 @_compiled
-def _attend_shared(
-    number, meeting, stage, slots, places, turn, keys, values, rooms,
-    heads,
-):  # fmt: skip
+def _attend_shared(number, meeting, stage, slots, places, turn, keys, values, rooms, heads):
     """Turn, keep and attend: a share is a row and a key/value head with the query heads that have it."""
     kv_heads, width = keys.shape[1], keys.shape[3]
     group = heads // kv_heads
@@ -314,17 +324,13 @@ def _attend_shared(
             here = slice(head * width, (head + 1) * width)
             _turn(qkv[here], turn, place, rooms.query[number])
             _attend(rooms.query[number], kept_keys, kept_values, rooms.scores[number], rooms.mixed[b, here])
-        _fetch_add(meeting, 2 * stage + 1, 1)
-        share = _take(meeting, stage, shares)
+        share = _next(meeting, stage, shares)
     _await(meeting, stage, shares)
     return stage + 1
 
 
 @_compiled
-def _multiply_shared(
-    threads, meeting, stage, matrix, scales, x, y, adds, normed,
-    wide, eps,
-):  # fmt: skip
+def _multiply_shared(threads, meeting, stage, matrix, scales, x, y, adds, normed, wide, eps):
     """Multiply, of x or, where eps is positive, of the norm of it, which each thread makes for itself."""
     outputs, inputs = matrix.shape
     shares = _num_shares(outputs, inputs, threads)
@@ -334,17 +340,13 @@ def _multiply_shared(
     while share >= 0:
         begin, end = _border_of(share, shares, outputs), _border_of(share + 1, shares, outputs)
         _multiply(matrix, scales, normed if eps > 0 else x, y, wide, begin, end, adds)
-        _fetch_add(meeting, 2 * stage + 1, 1)
-        share = _take(meeting, stage, shares)
+        share = _next(meeting, stage, shares)
     _await(meeting, stage, shares)
     return stage + 1
 
 
 @_compiled
-def _gate_shared(
-    threads, meeting, stage, matrix, scales, x, gated, up, normed,
-    wide, eps,
-):  # fmt: skip
+def _gate_shared(threads, meeting, stage, matrix, scales, x, gated, up, normed, wide, eps):
     """Gated = silu(norm(x) gate^T) * norm(x) up^T; gate and up are one matrix [2 F, D]."""
     f, inputs = matrix.shape[0] // 2, matrix.shape[1]
     shares = _num_shares(f, 2 * inputs, threads)
@@ -358,8 +360,7 @@ def _gate_shared(
         for b in range(len(x)):
             for o in range(begin, end):
                 gated[b, o] = gated[b, o] / (np.float32(1) + _exp(min(-gated[b, o], np.float32(87)))) * up[b, o]
-        _fetch_add(meeting, 2 * stage + 1, 1)
-        share = _take(meeting, stage, shares)
+        share = _next(meeting, stage, shares)
     _await(meeting, stage, shares)
     return stage + 1
 
@@ -388,7 +389,7 @@ def decode(
         for b in range(rows):
             for i in range(x.shape[1]):
                 x[b, i] = _widened(embedding[tokens[b], i])
-        _fetch_add(meeting, 1, 1)
+        _hand_in(meeting, 0)
     _await(meeting, 0, 1)
     at, none = 1, 0.0
     for n in range(len(weights.qkv)):
@@ -460,9 +461,7 @@ def _pick(chances, uniform):
 
 
 @_compiled
-def _draw_row(
-    logits, temperature, top_k, top_p, min_p, uniform, chances, likely
-):  # fmt: skip
+def _draw_row(logits, temperature, top_k, top_p, min_p, uniform, chances, likely):
     vocab = len(logits)
     highest = np.float32(-np.inf)
     for v in range(vocab):
@@ -507,6 +506,5 @@ def draw(number, threads, meeting, logits, settings, uniforms, chances, chosen):
         chosen[b] = _draw_row(
             logits[b], one[0], one[1], one[2], one[3], uniforms[b], chances[number, 0], chances[number, 1]
         )
-        _fetch_add(meeting, 1, 1)
-        b = _take(meeting, 0, len(logits))
+        b = _next(meeting, 0, len(logits))
     _await(meeting, 0, len(logits))

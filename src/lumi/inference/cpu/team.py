@@ -25,7 +25,6 @@ class Team:
     """
 
     def __init__(self, size: int) -> None:
-        self.size = size
         self._lock = threading.Lock()
         self._queues = [SimpleQueue[tuple[Any, ...]]() for _ in range(size - 1)]
         for number, queue in enumerate(self._queues, 1):
