@@ -1,6 +1,6 @@
 """Checkpoints to serve, and engines that can be slowed down or broken."""
 
-import time
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -21,11 +21,12 @@ def checkpoints(made, tmp_path_factory):
 
 @pytest.fixture
 def slow(monkeypatch):
-    """Let each step of an engine take this long."""
+    """Let each step of an engine wait this long first, until the event that is returned is set."""
 
     def slow_down(model, seconds):
-        engine = model.thread.engine
+        engine, hurry = model.thread.engine, threading.Event()
         step = engine.step
-        monkeypatch.setattr(engine, "step", lambda: time.sleep(seconds) or step())
+        monkeypatch.setattr(engine, "step", lambda: (hurry.wait(seconds), step())[1])
+        return hurry
 
     return slow_down

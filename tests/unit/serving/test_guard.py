@@ -15,6 +15,7 @@ from lumi.serving.keys import Keys
 OTHER_KEY = "another-key-of-the-tests-0123"
 GET_ROUTES = ["/ready", "/metrics", "/openapi.json", "/v1/models", "/v1/models/sft/tiny", "/nowhere"]
 CHAT = {"model": "sft/tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
+ENDLESS = {**CHAT, "logit_bias": {"2": -100, "4": -100, "5": -100}, "max_tokens": 60}
 LIMITS = {"max_body_bytes": 10_000, "max_requests_per_key": 2, "request_seconds": 60.0}
 
 
@@ -44,13 +45,14 @@ def client():
 
 
 @contextlib.contextmanager
-def threaded(ask, server):
-    """Let somebody ask meanwhile, once the server has it; what was answered is there in the end."""
+def threaded(ask, server, *, num_open=1):
+    """Let somebody ask meanwhile, once the server has so many answers to write; what came is there in the end."""
     answered = []
     thread = threading.Thread(target=lambda: answered.append(ask()))
     thread.start()
-    until = time.monotonic() + 10
-    while server.models[0].thread.num_open == 0 and time.monotonic() < until:
+    deadline = time.monotonic() + 10
+    while server.models[0].thread.num_open < num_open:
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     try:
         yield answered
@@ -166,44 +168,42 @@ def test_no_route_and_no_such_method_are_errors_like_all(open_server, client):
 
 
 def test_a_key_has_so_many_requests_at_once(keyed_server, slow, client):
-    slow(keyed_server.models[0], 0.05)
-    body = {**CHAT, "max_tokens": 20}
-    statuses = []
+    hurry = slow(keyed_server.models[0], 0.2)
 
-    def ask(key):
+    def ask(key, body):
         response = client(keyed_server, authorization=f"Bearer {key}").post("/v1/chat/completions", json=body)
-        statuses.append((key, response.status_code, response.headers.get("retry-after")))
+        return response.status_code, response.headers.get("retry-after")
 
-    threads = [threading.Thread(target=ask, args=(KEY,)) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    time.sleep(0.5)
-    ask(KEY)
-    assert statuses == [(KEY, 429, "1")]
-    ask(OTHER_KEY)
-    assert statuses[-1][:2] == (OTHER_KEY, 200)
-    for thread in threads:
-        thread.join()
-    ask(KEY)
-    assert [status for key, status, _ in statuses if key == KEY] == [429, 200, 200, 200]
+    def running(num_open):
+        return threaded(lambda: ask(KEY, ENDLESS), keyed_server, num_open=num_open)
+
+    with running(1) as first, running(2) as second:
+        assert ask(KEY, CHAT) == (429, "1")
+        assert ask(OTHER_KEY, CHAT) == (200, None)
+        assert first == second == []
+        hurry.set()
+    assert first == second == [(200, None)]
+    assert ask(KEY, CHAT) == (200, None)
 
 
 def test_each_choice_is_one_of_a_keys_requests(keyed_server, slow, client):
-    slow(keyed_server.models[0], 0.05)
     ours = client(keyed_server, authorization=f"Bearer {KEY}")
     others = client(keyed_server, authorization=f"Bearer {OTHER_KEY}")
 
-    def ask(asking, **changes):
-        return asking.post("/v1/chat/completions", json={**CHAT, **changes})
+    def ask(asking, body=CHAT, **changes):
+        return asking.post("/v1/chat/completions", json={**body, **changes})
 
     never = ask(ours, n=3)
     assert (never.status_code, error_of(never)["param"]) == (400, "n")
     for running, more in ((2, 1), (1, 2)):
-        with threaded(lambda n=running: ask(ours, n=n, max_tokens=40), keyed_server) as answered:
+        hurry = slow(keyed_server.models[0], 0.2)
+        with threaded(lambda n=running: ask(ours, ENDLESS, n=n), keyed_server, num_open=running) as answered:
             refused = ask(ours, n=more)
             assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
             assert ask(others, n=2).status_code == 200
             assert running == 2 or ask(ours).status_code == 200
+            assert not answered
+            hurry.set()
         assert answered[0].status_code == 200
 
 
