@@ -40,6 +40,13 @@ def make_packed(root: Path, name: str, seed: int, **packing) -> Path:
     return root / name
 
 
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Leave a data card's pictures undrawn: where a test builds many corpora, they are most of its time."""
+    for chart in ("bar_chart", "binned_histogram"):
+        monkeypatch.setattr(f"lumi.corpus.card.{chart}", lambda *_, **__: "<svg></svg>")
+
+
 @pytest.fixture(scope="session")
 def artifacts(tmp_path_factory) -> Path:
     """A folder with a corpus and a tokenizer of 320 pieces, both from synthetic text."""

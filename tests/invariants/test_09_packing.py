@@ -14,6 +14,8 @@ from lumi.data import packing as packing_module
 from lumi.errors import DataError
 from lumi.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 TEXT = st.text(
     st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\u2581\ufeff\u2028\u2029"),
     min_size=1,

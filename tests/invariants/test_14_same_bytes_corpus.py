@@ -74,7 +74,7 @@ def test_wherever_the_source_is_cut_into_chunks(raw, tmp_path, expected, monkeyp
     assert contents(tmp_path / "other") == expected
 
 
-def test_wherever_it_was_interrupted(raw, tmp_path, expected, monkeypatch):
+def test_wherever_it_was_interrupted(raw, tmp_path, no_pictures, expected, monkeypatch):
     record = corpus_stage.Workspace.record
     calls = []
     with monkeypatch.context() as patch:

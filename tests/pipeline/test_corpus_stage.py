@@ -56,15 +56,25 @@ def test_the_embedded_corpus_as_the_blueprint_writes_it(tmp_path):
     assert (out / "manifest.json").is_file()
 
 
+@pytest.fixture(scope="module")
+def long_corpus(tmp_path_factory):
+    """A config that works long enough to be interrupted, and what it makes when it is not."""
+    folder = tmp_path_factory.mktemp("long")
+    rows = (json.dumps({"text": f"Document {n}. " + f"Word{n} " * 400}) + "\n" for n in range(8_000))
+    (folder / "a.jsonl").write_text("".join(rows))
+    config = write_config(folder / "c.json", [folder / "a.jsonl"], shard_bytes=1_000_000)
+    run("--config", config, "--num_workers", 2, "--output_dir", folder / "whole")
+    return config, contents(folder / "whole")
+
+
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-def test_what_was_finished_survives_any_end_and_the_same_command_goes_on(tmp_path, number, code):
-    rows = (json.dumps({"text": f"Document {n}. " + f"Word{n} " * 400}) + "\n" for n in range(12_000))
-    (tmp_path / "a.jsonl").write_text("".join(rows))
-    config = write_config(tmp_path / "c.json", [tmp_path / "a.jsonl"], shard_bytes=1_000_000)
+def test_what_was_finished_survives_any_end_and_the_same_command_goes_on(long_corpus, number, code):
+    config, expected = long_corpus
+    folder, cut = config.parent, config.parent / f"cut{code}"
     command = ("--config", config, "--num_workers", 2, "--output_dir")
-    process = start(*command, tmp_path / "cut")
+    process = start(*command, cut)
     deadline = time.monotonic() + 60
-    while not (recorded := [*tmp_path.glob("cut.partial-*/finished.jsonl")]) or recorded[0].stat().st_size < 200:
+    while not (recorded := [*folder.glob(f"{cut.name}.partial-*/finished.jsonl")]) or recorded[0].stat().st_size < 200:
         assert process.poll() is None, "it finished before it could be interrupted"
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -73,11 +83,10 @@ def test_what_was_finished_survives_any_end_and_the_same_command_goes_on(tmp_pat
     assert process.returncode == code
     assert ("the same command continues" in errors) == (number == signal.SIGINT)
     assert ("Traceback" in errors) <= (number == signal.SIGKILL)  # its workers may not find their parent
-    assert not (tmp_path / "cut").exists()
-    assert next(tmp_path.glob("cut.partial-*/staged/00000.json"))
-    run(*command, tmp_path / "cut")
-    run(*command, tmp_path / "whole")
-    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+    assert not cut.exists()
+    assert next(folder.glob(f"{cut.name}.partial-*/staged/00000.json"))
+    run(*command, cut)
+    assert contents(cut) == expected
 
 
 def test_broken_rows_are_shown_with_file_and_line_and_set_aside(tmp_path):
