@@ -8,16 +8,19 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 import uvicorn
 from tests.training_runs import write_checkpoint
 
 from lumi.conversation import find_template
+from lumi.inference import Request
 from lumi.model import ModelConfig, create_model
 from lumi.model.pretrained import weights
 from lumi.serving.app import create_app
@@ -29,6 +32,8 @@ from lumi.tokenizer import Tokenizer
 from lumi.training import WholeModel
 
 KEY = "a-key-of-the-tests-0123456789"
+ENDLESS = {"logit_bias": {"2": -100, "4": -100, "5": -100}, "max_tokens": 60}
+"""Of a body whose answer ends at its limit alone."""
 
 
 def write_model(folder: Path, tokenizer: Tokenizer, *, template: str | None = "chatml", seed: int = 5) -> Path:
@@ -52,6 +57,27 @@ def load(*folders: Path, num_slots: int = 4) -> list[ServedModel]:
         ServedModel.load(folder, model_id, device="cpu", dtype="fp32", num_slots=num_slots)
         for folder, model_id in zip(folders, model_ids(folders), strict=True)
     ]
+
+
+def slow_down(model: ServedModel, seconds: float, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Let each step of an engine wait this long first, until the event that is returned is set."""
+    engine, hurry = model.thread.engine, threading.Event()
+    step = engine.step
+
+    def late_step() -> list[Request]:
+        hurry.wait(seconds)
+        return step()
+
+    monkeypatch.setattr(engine, "step", late_step)
+    return hurry
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Return once something holds."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 @contextlib.contextmanager

@@ -1342,9 +1342,10 @@ class TestRealServer:
         assert page.locator(".body").text_content() == first
 
     def test_stopping_stops_the_engine_too(self, visitor, real, shared_page, monkeypatch):
-        engine = real.service.models["lab/alpha"].thread.engine
-        step = engine.step
-        monkeypatch.setattr(engine, "step", lambda: time.sleep(0.03) or step())  # or it has ended before one can click
+        from tests.servers import slow_down
+
+        alpha = real.service.models["lab/alpha"]
+        hurry = slow_down(alpha, 0.03, monkeypatch)  # or it has ended before one can click
         page = visitor.open(real.url, shared_page)
         page.keyboard.press("Control+k")
         page.evaluate(
@@ -1354,9 +1355,9 @@ class TestRealServer:
         )
         ask(page, "Where is the fox?")
         expect(page.locator(".stats .end")).to_have_text("stopped")
-        monkeypatch.undo()
+        hurry.set()
         ask_and_wait(page, "And now?")
-        assert real.service.models["lab/alpha"].thread.num_open == 0
+        assert alpha.thread.num_open == 0
 
     def test_two_models_and_a_base_model(self, visitor, real, shared_page):
         page = visitor.open(real.url, shared_page)

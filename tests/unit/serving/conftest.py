@@ -1,10 +1,10 @@
 """Checkpoints to serve, and engines that can be slowed down or broken."""
 
-import threading
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
-from tests.servers import write_model
+from tests.servers import slow_down, write_model
 
 from lumi.tokenizer import Tokenizer
 
@@ -21,12 +21,4 @@ def checkpoints(made, tmp_path_factory):
 
 @pytest.fixture
 def slow(monkeypatch):
-    """Let each step of an engine wait this long first, until the event that is returned is set."""
-
-    def slow_down(model, seconds):
-        engine, hurry = model.thread.engine, threading.Event()
-        step = engine.step
-        monkeypatch.setattr(engine, "step", lambda: (hurry.wait(seconds), step())[1])
-        return hurry
-
-    return slow_down
+    return partial(slow_down, monkeypatch=monkeypatch)

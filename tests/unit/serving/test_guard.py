@@ -8,14 +8,13 @@ import time
 
 import httpx
 import pytest
-from tests.servers import KEY, load, serving
+from tests.servers import ENDLESS, KEY, load, serving, wait_until
 
 from lumi.serving.keys import Keys
 
 OTHER_KEY = "another-key-of-the-tests-0123"
 GET_ROUTES = ["/ready", "/metrics", "/openapi.json", "/v1/models", "/v1/models/sft/tiny", "/nowhere"]
 CHAT = {"model": "sft/tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
-ENDLESS = {**CHAT, "logit_bias": {"2": -100, "4": -100, "5": -100}, "max_tokens": 60}
 LIMITS = {"max_body_bytes": 10_000, "max_requests_per_key": 2, "request_seconds": 60.0}
 
 
@@ -50,11 +49,8 @@ def threaded(ask, server, *, num_open=1):
     answered = []
     thread = threading.Thread(target=lambda: answered.append(ask()))
     thread.start()
-    deadline = time.monotonic() + 10
-    while server.models[0].thread.num_open < num_open:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
     try:
+        wait_until(lambda: server.models[0].thread.num_open >= num_open)
         yield answered
     finally:
         thread.join()
@@ -170,34 +166,36 @@ def test_no_route_and_no_such_method_are_errors_like_all(open_server, client):
 def test_a_key_has_so_many_requests_at_once(keyed_server, slow, client):
     hurry = slow(keyed_server.models[0], 0.2)
 
-    def ask(key, body):
-        response = client(keyed_server, authorization=f"Bearer {key}").post("/v1/chat/completions", json=body)
+    def ask(key, **changes):
+        asking = client(keyed_server, authorization=f"Bearer {key}")
+        response = asking.post("/v1/chat/completions", json={**CHAT, **changes})
         return response.status_code, response.headers.get("retry-after")
 
     def running(num_open):
-        return threaded(lambda: ask(KEY, ENDLESS), keyed_server, num_open=num_open)
+        return threaded(lambda: ask(KEY, **ENDLESS), keyed_server, num_open=num_open)
 
     with running(1) as first, running(2) as second:
-        assert ask(KEY, CHAT) == (429, "1")
-        assert ask(OTHER_KEY, CHAT) == (200, None)
+        assert ask(KEY) == (429, "1")
+        assert ask(OTHER_KEY) == (200, None)
         assert first == second == []
         hurry.set()
     assert first == second == [(200, None)]
-    assert ask(KEY, CHAT) == (200, None)
+    assert ask(KEY) == (200, None)
 
 
 def test_each_choice_is_one_of_a_keys_requests(keyed_server, slow, client):
+    hurry = slow(keyed_server.models[0], 0.2)
     ours = client(keyed_server, authorization=f"Bearer {KEY}")
     others = client(keyed_server, authorization=f"Bearer {OTHER_KEY}")
 
-    def ask(asking, body=CHAT, **changes):
-        return asking.post("/v1/chat/completions", json={**body, **changes})
+    def ask(asking, **changes):
+        return asking.post("/v1/chat/completions", json={**CHAT, **changes})
 
     never = ask(ours, n=3)
     assert (never.status_code, error_of(never)["param"]) == (400, "n")
     for running, more in ((2, 1), (1, 2)):
-        hurry = slow(keyed_server.models[0], 0.2)
-        with threaded(lambda n=running: ask(ours, ENDLESS, n=n), keyed_server, num_open=running) as answered:
+        hurry.clear()
+        with threaded(lambda n=running: ask(ours, **ENDLESS, n=n), keyed_server, num_open=running) as answered:
             refused = ask(ours, n=more)
             assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
             assert ask(others, n=2).status_code == 200
@@ -225,10 +223,7 @@ def test_a_client_that_leaves_before_its_body_is_whole_is_no_error(open_server, 
             b"Content-Length: 100\r\n\r\n{"
         )
         time.sleep(0.2)
-    deadline = time.monotonic() + 10
-    while open_server.service.num_open and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert open_server.service.num_open == 0
+    wait_until(lambda: open_server.service.num_open == 0)
     assert not caplog.records
 
 

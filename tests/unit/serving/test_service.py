@@ -4,16 +4,15 @@ import asyncio
 import json
 import socket
 import threading
-import time
 
 import httpx
 import pytest
-from tests.servers import load, serving
+from tests.servers import ENDLESS, load, serving, wait_until
 
 from lumi.serving.answer_forms import ChatForm
 
 CHAT = {"model": "sft/tiny", "messages": [{"role": "user", "content": "hi"}], "temperature": 0.0}
-ENDLESS = {**CHAT, "logit_bias": {"2": -100, "4": -100, "5": -100}, "max_tokens": 60}
+LONG = {**CHAT, **ENDLESS}
 LIMITS = {"max_new_tokens": 60, "max_prompt_tokens": 40, "max_choices": 8, "max_waiting": 4, "request_seconds": 60.0}
 
 
@@ -37,11 +36,8 @@ def events(response):
     return [line.removeprefix("data: ") for line in response.iter_lines() if line]
 
 
-def wait_until_idle(server, seconds=10.0):
-    deadline = time.monotonic() + seconds
-    while not (server.models[0].thread.engine.is_idle and server.service.num_open == 0):
-        assert time.monotonic() < deadline, "a slot is not free"
-        time.sleep(0.005)
+def wait_until_idle(server):
+    wait_until(lambda: server.models[0].thread.engine.is_idle and server.service.num_open == 0)
 
 
 def gauge(client, name):
@@ -88,7 +84,7 @@ def test_more_logprobs_than_there_may_be_are_refused(checkpoints):
 
 
 def test_without_a_number_of_tokens_the_limit_and_the_context_end_an_answer(asking):
-    response = asking.post("/v1/chat/completions", json={**ENDLESS, "max_tokens": None})
+    response = asking.post("/v1/chat/completions", json={**LONG, "max_tokens": None})
     assert response.json()["usage"]["completion_tokens"] == 60
     assert response.json()["choices"][0]["finish_reason"] == "length"
     response = asking.post(
@@ -104,14 +100,12 @@ def test_those_who_would_wait_too_long_are_told_to_come_again(server, asking, sl
 
     def one():
         with httpx.Client(base_url=server.url, timeout=60) as client:
-            statuses.append(client.post("/v1/chat/completions", json=ENDLESS).status_code)
+            statuses.append(client.post("/v1/chat/completions", json=LONG).status_code)
 
     threads = [threading.Thread(target=one) for _ in range(6)]
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + 10
-    while (gauge(asking, "answers_running"), gauge(asking, "answers_waiting")) != (2, 4):
-        assert time.monotonic() < deadline
+    wait_until(lambda: (gauge(asking, "answers_running"), gauge(asking, "answers_waiting")) == (2, 4))
     refused = ask(asking)
     assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
     assert refused.json()["error"]["type"] == "rate_limit_error"
@@ -129,7 +123,7 @@ def test_a_client_that_leaves_frees_its_slots(server, asking, slow, streams):
 
     async def leave():
         async with httpx.AsyncClient(base_url=server.url) as client:
-            body = {**ENDLESS, "n": 3, "stream": streams}
+            body = {**LONG, "n": 3, "stream": streams}
             asked = asyncio.create_task(client.post("/v1/chat/completions", json=body))
             while server.models[0].thread.engine.num_running < 2:
                 assert not asked.done()
@@ -147,10 +141,10 @@ def test_what_takes_too_long_ends_with_an_error(checkpoints, slow):
     with serving(load(checkpoints.tuned, num_slots=1), {"request_seconds": 1.0}) as server:
         slow(server.models[0], 0.1)
         with httpx.Client(base_url=server.url, timeout=30) as client:
-            whole = client.post("/v1/chat/completions", json=ENDLESS)
+            whole = client.post("/v1/chat/completions", json=LONG)
             assert whole.status_code == 504
             assert whole.headers["x-should-retry"] == "false"
-            with client.stream("POST", "/v1/chat/completions", json={**ENDLESS, "stream": True}) as response:
+            with client.stream("POST", "/v1/chat/completions", json={**LONG, "stream": True}) as response:
                 assert response.status_code == 200
                 *chunks, last = events(response)
         assert len(chunks) >= 2
@@ -168,7 +162,7 @@ def test_a_reader_that_never_reads_holds_no_slot_and_not_for_ever(checkpoints, m
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.connect(("127.0.0.1", server.port))
             _, writer = await asyncio.open_connection(sock=connection, limit=1)
-            body = json.dumps({**ENDLESS, "n": 8, "stream": True, "logprobs": True, "top_logprobs": 20}).encode()
+            body = json.dumps({**LONG, "n": 8, "stream": True, "logprobs": True, "top_logprobs": 20}).encode()
             head = ["POST /v1/chat/completions HTTP/1.1", "Host: localhost", "Content-Type: application/json"]
             writer.transport.pause_reading()
             writer.write("\r\n".join([*head, f"Content-Length: {len(body)}", "", ""]).encode() + body)
@@ -205,7 +199,7 @@ def breaking(server, monkeypatch):
 def test_an_engine_that_fails_is_an_error_for_each_and_the_next_are_answered(server, asking, slow, breaking, caplog):
     expected = ask(asking, max_tokens=5).json()["choices"]
     hurry = slow(server.models[0], 0.5)
-    with asking.stream("POST", "/v1/chat/completions", json={**ENDLESS, "stream": True}) as response:
+    with asking.stream("POST", "/v1/chat/completions", json={**LONG, "stream": True}) as response:
         lines = response.iter_lines()
         assert json.loads(next(lines).removeprefix("data: "))["choices"]
         breaking.set()
@@ -240,7 +234,7 @@ def test_a_stream_that_fails_for_a_reason_of_ours_ends_with_an_error(server, ask
         return real(form, piece) if len(written) < 3 else {}["the secret"]
 
     monkeypatch.setattr(ChatForm, "delta", break_at_the_third)
-    with asking.stream("POST", "/v1/chat/completions", json={**ENDLESS, "stream": True}) as response:
+    with asking.stream("POST", "/v1/chat/completions", json={**LONG, "stream": True}) as response:
         last = json.loads(events(response)[-1])
     assert last["error"]["code"] == "internal_error"
     assert "secret" not in last["error"]["message"]
@@ -252,7 +246,7 @@ def test_while_draining_nothing_new_is_taken_and_what_runs_is_finished(checkpoin
     with serving(load(checkpoints.tuned)) as server:
         hurry = slow(server.models[0], 0.5)
         with httpx.Client(base_url=server.url, timeout=30) as client, httpx.Client(base_url=server.url) as other:
-            with client.stream("POST", "/v1/chat/completions", json={**ENDLESS, "stream": True}) as response:
+            with client.stream("POST", "/v1/chat/completions", json={**LONG, "stream": True}) as response:
                 lines = response.iter_lines()
                 next(lines)
                 server.service.drain()
@@ -270,7 +264,7 @@ def test_while_draining_nothing_new_is_taken_and_what_runs_is_finished(checkpoin
 
 def test_metrics_count_tokens_answers_and_times(checkpoints):
     with serving(load(checkpoints.tuned)) as server, httpx.Client(base_url=server.url) as client:
-        usage = client.post("/v1/chat/completions", json={**ENDLESS, "n": 2}).json()["usage"]
+        usage = client.post("/v1/chat/completions", json={**LONG, "n": 2}).json()["usage"]
         client.post("/v1/chat/completions", json={**CHAT, "model": "x"})
         assert gauge(client, "generated_tokens_total") == usage["completion_tokens"] == 120
         assert gauge(client, "prompt_tokens_total") == 2 * usage["prompt_tokens"]
