@@ -972,6 +972,7 @@ class TestKeys:
     def test_two_answers_ask_once(self, visitor, fake):
         fake.models = [A, B]
         page = visitor.open(fake.url)
+        expect(page.get_by_role("heading", name="One question, two models")).to_be_visible()  # they are listed
         fake.key = "Bearer right"
         ask(page, "Is it?")
         page.locator("#key-field").fill("right")
@@ -981,6 +982,7 @@ class TestKeys:
     def test_a_refusal_that_comes_when_the_key_is_there_asks_nothing(self, visitor, fake):
         fake.models = [A, B]
         page = visitor.open(fake.url)
+        expect(page.get_by_role("heading", name="One question, two models")).to_be_visible()  # they are listed
         fake.key = "Bearer right"
         held = []
 
