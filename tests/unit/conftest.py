@@ -69,11 +69,6 @@ def made(tmp_path_factory):
     return SimpleNamespace(root=root, raw=raw, packed=root / "packed", tokenizer=root / "tokenizer", final=final)
 
 
-@pytest.fixture(autouse=True)
-def _quick_cards(no_pictures):
-    """Pictures are drawn in `test_pictures.py` and the pipeline's tests."""
-
-
 @pytest.fixture
 def tokenizer(made):
     return Tokenizer.load(made.tokenizer)

@@ -1,0 +1,8 @@
+"""Packed data: the pictures of their corpora are drawn in `tests/unit/test_pictures.py` and the pipeline's tests."""
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _quick_cards(no_pictures):
+    pass
