@@ -2,10 +2,12 @@
 
     python benchmarks/inference.py --sizes tiny small base --batches 1 8 64 --peers transformers compiled
     python benchmarks/inference.py --model_path RUN/final --peers transformers llama.cpp       # on a CPU
+    PYTHONPATH=NANOCHAT python benchmarks/inference.py --peers nanochat                        # a clone of it
 
-Each runs the same weights (freshly drawn ones where no checkpoint is named) on the same prompts, greedily, without an
-end token, and writes the same number of tokens; tokens per second are those of the answers, over the whole time from
-the prompts on. Runs take turns, so that a noisy machine is noisy for all; the best of them counts.
+Each (but nanochat, see there) runs the same weights (freshly drawn ones where no checkpoint is named) on the same
+prompts, greedily, without an end token, and writes the same number of tokens; tokens per second are those of the
+answers, over the whole time from the prompts on. Runs take turns, so that a noisy machine is noisy for all; the best
+of them counts.
 """
 
 import argparse
@@ -44,7 +46,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=["tiny"], choices=SIZES)
     parser.add_argument("--batches", nargs="+", type=int, default=[1])
     parser.add_argument(
-        "--peers", nargs="*", default=["transformers"], choices=["transformers", "compiled", "llama.cpp"]
+        "--peers", nargs="*", default=["transformers"], choices=["transformers", "compiled", "nanochat", "llama.cpp"]
     )
     parser.add_argument("--sampled", action="store_true", help="Lumi also with temperature 0.8 and top-p 0.95")
     parser.add_argument("--narrow", action="store_true", help="on a CPU: also weights in fp16 and int8, f16 and q8_0")
@@ -100,6 +102,8 @@ def runners(model: Llama, prompts: torch.Tensor, options: argparse.Namespace) ->
             found["transformers, static cache, compiled"] = transformers(
                 other, prompts.to(device), options.new_tokens, cache_implementation="static"
             )
+    if "nanochat" in options.peers:
+        found["nanochat"] = nanochat(model.config, prompts, options.new_tokens)
     if "llama.cpp" in options.peers:
         for kind in ("f32", *(["f16", "q8_0"] if options.narrow else [])):
             found[f"llama.cpp {kind}"] = llama_cpp(options.model_path, prompts, options.new_tokens, kind)
@@ -133,6 +137,42 @@ def transformers(model: torch.nn.Module, prompts: torch.Tensor, new_tokens: int,
             **options,
         )
         return out.shape[0] * (out.shape[1] - prompts.shape[1])
+
+    return run
+
+
+def nanochat(shape: ModelConfig, prompts: torch.Tensor, new_tokens: int) -> Run:
+    """Its engine with its own model, as deep and wide as ours, of drawn weights.
+
+    It is no Llama, its engine answers one prompt in all rows, and on a card it is in bf16; its kernel for attention is
+    taken where it is at hand.
+    """
+    from nanochat.engine import Engine as NanochatEngine
+    from nanochat.gpt import GPT, GPTConfig
+
+    class NoEnds:
+        """Stands for its tokenizer: no token ends an answer."""
+
+        def encode_special(self, _text: str) -> int:
+            return -1
+
+        def get_bos_token_id(self) -> int:
+            return -1
+
+    with torch.device("meta"):
+        config = GPTConfig(
+            sequence_len=shape.sequence_length, vocab_size=shape.vocab_size, n_layer=shape.n_layer, n_head=shape.n_head,
+            n_kv_head=shape.n_head, n_embd=shape.d_model, window_pattern="L",
+        )  # fmt: skip
+        model = GPT(config)
+    model.to_empty(device=choose_device("auto"))
+    model.init_weights()
+    engine = NanochatEngine(model.eval(), NoEnds())
+    prompt = prompts[0].tolist()
+
+    def run() -> int:
+        answers = engine.generate(prompt, num_samples=len(prompts), max_tokens=new_tokens, temperature=0.0)
+        return sum(len(column) for column, _ in answers)
 
     return run
 

@@ -5,14 +5,17 @@
 
 First 1, 16, 64, 256 streams by turns, for latencies as a client sees them; then, for half of the time, all clients
 with everything mixed. Every answer that came to its end is held against the one that the engine gives alone, in this
-process (greedy and seeded ones); of an answer that was cut, what had come. Where they differ, the gap between the two
-likeliest tokens says how close the decision was. In the end the slots have to be free, and the memory where it was.
+process (greedy and seeded ones); of an answer that was cut, what had come. Where they differ, the deciding gap is how
+little the logits must move (normal noise of that size, the model in float32) for another token to be drawn there. In
+the end the slots have to be free, and the memory where it was.
 """
 
 import argparse
 import asyncio
 import contextlib
 import json
+import multiprocessing
+import os
 import random
 import re
 import socket
@@ -22,15 +25,19 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import psutil
+import torch
 
 from lumi.conversation import Message, find_template, read_template, render
 from lumi.inference import Engine, GenerationConfig
+from lumi.inference.sampling import Sampling, sample
+from lumi.inference.stepper import draws
 from lumi.model import ModelConfig, choose_device, choose_dtype, create_model, load_model
 from lumi.model.pretrained import weights
 from lumi.tokenizer import BOS_ID, Tokenizer
@@ -49,14 +56,20 @@ NONSENSE = [
 WORDS = ["the", "old", "mill", "river", "town", "water", "history", "of", "many", "people", "lived", "in", "weather"]
 
 
+NOISE = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 3e-2, 1e-1)  # of logits; see `deciding_gaps`
+
+
 @dataclass(frozen=True)
 class Case:
     """A body, and what the engine answers alone."""
 
+    number: int
     body: dict
     text: str
     pieces: list[str]
-    gaps: list[float]  # between the log-probabilities of the two likeliest, for each token
+    prompt_ids: list[int]
+    token_ids: list[int]
+    config: GenerationConfig
 
 
 @dataclass
@@ -81,8 +94,15 @@ class Tally:
     tokens: int = 0
     firsts: list[float] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
-    different: list[dict] = field(default_factory=list)
+    different: Counter = field(default_factory=Counter)  # (number of a case, token at which it differs)
     problems: Counter = field(default_factory=Counter)
+
+    def join(self, other: "Tally") -> None:
+        for name, mine in vars(self).items():
+            if isinstance(mine, Counter):
+                mine.update(getattr(other, name))
+            else:
+                setattr(self, name, mine + getattr(other, name))
 
     def add(self, kind: str, case: Case, outcome: Outcome) -> None:
         self.kinds[kind] += 1
@@ -103,9 +123,8 @@ class Tally:
             pairs = zip(outcome.text, case.text, strict=False)
             place = next((at for at, (one, other) in enumerate(pairs) if one != other), len(outcome.text))
             ends = np.cumsum([len(piece) for piece in case.pieces])
-            token = min(int(np.searchsorted(ends, place, side="right")), len(case.gaps) - 1)
-            greedy = case.body["temperature"] == 0
-            self.different.append({"greedy": greedy, "token": token, "gap": round(case.gaps[token], 6)})
+            token = min(int(np.searchsorted(ends, place, side="right")), len(case.pieces) - 1)
+            self.different[case.number, max(0, token)] += 1
 
     def latencies(self) -> dict[str, float]:
         def milliseconds(values: list[float], percent: int) -> float:
@@ -157,13 +176,39 @@ def make_cases(options: argparse.Namespace, model_id: str, count: int = 32) -> l
         else:
             ids = [BOS_ID, *tokenizer.encode(asked)]
             body = {"model": model_id, "prompt": asked, **settings}
-        config = {"max_new_tokens": settings.pop("max_tokens"), "stop_ids": ends, "logprobs": 2, **settings}
-        request = engine.submit(ids, GenerationConfig(**config))
+        config = GenerationConfig(**{"max_new_tokens": settings.pop("max_tokens"), "stop_ids": ends, **settings})
+        request = engine.submit(ids, config)
         engine.run()
-        gaps = [one.likeliest[0][1] - one.likeliest[1][1] for one in request.logprobs]
-        pieces = [tokenizer.decode([token]) for token in request.token_ids]
-        cases.append(Case(body, request.text.lstrip() if template else request.text, pieces, gaps or [0.0]))
+        written = [*request.token_ids, *ends[: request.finish_reason == "stop"]]
+        pieces = [tokenizer.decode([token]) for token in written]
+        text = request.text.lstrip() if template else request.text
+        cases.append(Case(number, body, text, pieces, ids, written, config))
     return cases
+
+
+@torch.inference_mode()
+def deciding_gaps(
+    options: argparse.Namespace, cases: Sequence[Case], places: Sequence[tuple[int, int]]
+) -> dict[tuple[int, int], float]:
+    """Return for tokens of cases the least of ``NOISE`` that draws another token there in one of 64 tries."""
+    device = choose_device(options.device)
+    model, noise = load_model(options.model_path, device=device, dtype=torch.float32), torch.Generator(device)
+    found = {}
+    for number, token in places:
+        case = cases[number]
+        ids = torch.tensor([case.prompt_ids + case.token_ids[:token]], device=device)
+        logits_V = model(ids)[0, -1].float()
+        uniform = float(draws(case.config.seed, token + 1)[token])
+        sampling, uniform_B = Sampling.of([case.config] * 64, device), torch.full((64,), uniform).double().to(device)
+        for size in NOISE:
+            noise.manual_seed(0)
+            moved_BV = logits_V + size * torch.randn(64, len(logits_V), generator=noise, device=device)
+            if len(sample(moved_BV, uniform_B, sampling).unique()) > 1:
+                found[number, token] = size
+                break
+        else:
+            found[number, token] = float("inf")
+    return found
 
 
 async def ask(
@@ -228,8 +273,8 @@ def read_whole(outcome: Outcome, answer: dict) -> None:
         outcome.text, outcome.ended = choice["text"] if "text" in choice else choice["message"]["content"], True
 
 
-async def level(address: tuple[str, int], cases: list[Case], streams: int, seconds: float) -> Tally:
-    """Let so many clients stream, one answer behind the other."""
+async def level(address: tuple[str, int], cases: list[Case], numbers: Sequence[int], seconds: float) -> Tally:
+    """Let these clients stream, one answer behind the other."""
     tally, until = Tally(), time.perf_counter() + seconds
 
     async def client(number: int) -> None:
@@ -238,13 +283,14 @@ async def level(address: tuple[str, int], cases: list[Case], streams: int, secon
             case = chance.choice(cases)
             tally.add("stream", case, await ask(address, {**case.body, "stream": True}))
 
-    await asyncio.gather(*(client(number) for number in range(streams)))
+    await asyncio.gather(*(client(number) for number in numbers))
     return tally
 
 
-async def mixture(address: tuple[str, int], cases: list[Case], clients: int, seconds: float, model_id: str) -> Tally:
-    """Let all clients do everything."""
+async def mixture(address: tuple[str, int], cases: list[Case], numbers: Sequence[int], seconds: float) -> Tally:
+    """Let these clients do everything."""
     tally, until = Tally(), time.perf_counter() + seconds
+    model_id = cases[0].body["model"]
     kinds = {"stream": 50, "whole": 15, "leaves": 20, "slow": 5, "nonsense": 10}
 
     async def client(number: int) -> None:
@@ -266,8 +312,35 @@ async def mixture(address: tuple[str, int], cases: list[Case], clients: int, sec
                 outcome.first = 0.0
             tally.add(kind, case, outcome)
 
-    await asyncio.gather(*(client(number) for number in range(clients)))
+    await asyncio.gather(*(client(number) for number in numbers))
     return tally
+
+
+def begin(what: Callable[..., Awaitable[Tally]], *arguments: object) -> tuple[Tally, float]:
+    """Run clients in this process; return what they saw, and the processor's seconds that it took."""
+    used = time.process_time()
+    return asyncio.run(what(*arguments)), time.process_time() - used  # type: ignore[arg-type]
+
+
+def spread(
+    pool: ProcessPoolExecutor, processes: int, what: Callable[..., Awaitable[Tally]], address: tuple[str, int],
+    cases: list[Case], clients: int, seconds: float, pid: int | None,
+) -> tuple[Tally, dict]:  # fmt: skip
+    """Share out clients over processes, so that they are not what is measured."""
+    tally, began, used = Tally(), time.perf_counter(), processor_seconds(pid)
+    shares = [share for first in range(processes) if (share := range(first, clients, processes))]
+    running = [pool.submit(begin, what, address, cases, share, seconds) for share in shares]
+    busy = []
+    for one in running:
+        found, seconds_used = one.result()
+        tally.join(found)
+        busy.append(seconds_used)
+    took = time.perf_counter() - began
+    return tally, {
+        "tokens_per_second": round(tally.tokens / took),
+        "server_cpus": round((processor_seconds(pid) - used) / took, 2),
+        "busiest_client_cpus": round(max(busy) / took, 2),
+    }
 
 
 @contextlib.contextmanager
@@ -297,6 +370,10 @@ def server(options: argparse.Namespace) -> Iterator[tuple[str, int | None]]:
         print(f"the server ended with {process.returncode}", rest.strip(), file=sys.stderr)
 
 
+def processor_seconds(pid: int | None) -> float:
+    return sum(psutil.Process(pid).cpu_times()[:2]) if pid else 0.0
+
+
 def megabytes(pid: int | None) -> float:
     return round(psutil.Process(pid).memory_info().rss / 1e6, 1) if pid else 0.0
 
@@ -315,54 +392,75 @@ def gauges(url: str) -> dict[str, float]:
 
 
 def measure(options: argparse.Namespace) -> dict:
-    with server(options) as (url, pid):
+    with (
+        server(options) as (url, pid),
+        ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool,
+    ):
         with urllib.request.urlopen(url + "/v1/models", timeout=30) as answer:
             model_id = json.load(answer)["data"][0]["id"]
         cases = make_cases(options, model_id)
         host, _, port = url.removeprefix("http://").rpartition(":")
-        address, memory = (host, int(port)), [megabytes(pid)]
-        levels, counts = [], [count for count in (1, 16, 64, 256) if count <= options.clients]
+        counts = [count for count in (1, 16, 64, 256) if count <= options.clients]
+        common = ((host, int(port)), cases)
+        begin_all = [pool.submit(time.sleep, 0.1) for _ in range(options.processes)]  # they import what they need
+        for one in begin_all:
+            one.result()
+        memory, levels = [megabytes(pid)], []
         for streams in counts:
-            began = time.perf_counter()
-            tally = asyncio.run(level(address, cases, streams, options.seconds / 2 / len(counts)))
-            rate = tally.tokens / (time.perf_counter() - began)
-            levels.append({"streams": streams, "tokens_per_second": round(rate), **tally.latencies(), **counted(tally)})
+            seconds = options.seconds / 2 / len(counts)
+            tally, rates = spread(pool, options.processes, level, *common, streams, seconds, pid)
+            levels.append({"streams": streams, **rates, **tally.latencies(), **counted(tally, cases)})
         memory.append(megabytes(pid))
-        tally = asyncio.run(mixture(address, cases, options.clients, options.seconds / 2, model_id))
+        tally, rates = spread(pool, options.processes, mixture, *common, options.clients, options.seconds / 2, pid)
         until = time.perf_counter() + 10
         while (state := gauges(url))["answers_running"] + state["answers_waiting"] and time.perf_counter() < until:
             time.sleep(0.1)
         memory.append(megabytes(pid))
+    mixed = {"streams": f"{options.clients} mixed", **rates, **tally.latencies(), **counted(tally, cases)}
+    rows = [*levels, mixed]
+    places = sorted({(one["case"], one["token"]) for row in rows for one in row["different"]})
+    gaps = deciding_gaps(options, cases, places) if places else {}
+    for one in (one for row in rows for one in row["different"]):
+        one["gap"] = gaps[one["case"], one["token"]]
     return {
-        "model": model_id, "device": str(choose_device(options.device)), "clients": options.clients, "levels": levels,
-        "mixture": {"kinds": dict(tally.kinds), **counted(tally), **tally.latencies()},
+        "model": model_id, "device": str(choose_device(options.device)), "dtype": options.dtype,
+        "clients": options.clients, "rows": rows, "kinds": dict(tally.kinds),
         "gauges_at_the_end": state, "rss_mb": dict(zip(("start", "after_levels", "end"), memory, strict=True)),
     }  # fmt: skip
 
 
-def counted(tally: Tally) -> dict:
+def counted(tally: Tally, cases: Sequence[Case]) -> dict:
+    different = [
+        {"case": number, "token": token, "greedy": cases[number].config.temperature == 0, "count": count}
+        for (number, token), count in sorted(tally.different.items())
+    ]
     return {
         "statuses": {str(status): count for status, count in sorted(tally.statuses.items())},
-        "compared": tally.compared, "different": tally.different, "problems": dict(tally.problems),
+        "compared": tally.compared, "different": different, "problems": dict(tally.problems),
     }  # fmt: skip
 
 
 def show(found: dict) -> None:
-    print(f"{found['model']} on {found['device']}\n")
-    print("| streams | tokens/s | first token p50 / p99 (ms) | between events p50 / p99 (ms) | compared | different |")
-    print("| ---: | ---: | ---: | ---: | ---: | ---: |")
-    rows = [*found["levels"], {"streams": f"{found['clients']} mixed", "tokens_per_second": "", **found["mixture"]}]
-    for row in rows:
+    print(f"{found['model']} on {found['device']}, {found['dtype']}\n")
+    print(
+        "| streams | tokens/s | first token p50 / p99 (ms) | between events p50 / p99 (ms) | compared | different |"
+        " widest deciding gap, greedy / seeded | CPUs: server, busiest clients |"
+    )
+    print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for row in found["rows"]:
+        widest = [
+            max((one["gap"] for one in row["different"] if one["greedy"] is greedy), default=0)
+            for greedy in (True, False)
+        ]
         print(
             f"| {row['streams']} | {row['tokens_per_second']} | {row['first_p50_ms']} / {row['first_p99_ms']} |"
-            f" {row['between_p50_ms']} / {row['between_p99_ms']} | {row['compared']} | {len(row['different'])} |"
+            f" {row['between_p50_ms']} / {row['between_p99_ms']} | {row['compared']} |"
+            f" {sum(one['count'] for one in row['different'])} | {widest[0]:g} / {widest[1]:g} |"
+            f" {row['server_cpus']}, {row['busiest_client_cpus']} |"
         )
-    mixed = found["mixture"]
-    print(f"\nmixed: {mixed['kinds']}, statuses {mixed['statuses']}, problems {mixed['problems'] or 'none'}")
+    mixed = found["rows"][-1]
+    print(f"\nmixed: {found['kinds']}, statuses {mixed['statuses']}, problems {mixed['problems'] or 'none'}")
     print(f"at the end: {found['gauges_at_the_end']}\nresident MB: {found['rss_mb']}")
-    for row in rows:
-        for one in row["different"][:5]:
-            print(f"differs at {row['streams']}: {one}")
 
 
 def main() -> None:
@@ -370,6 +468,7 @@ def main() -> None:
     parser.add_argument("--model_path", type=Path, help="a checkpoint; default: one with random weights")
     parser.add_argument("--url", help="of a server that runs already, with this model as its first, without a key")
     parser.add_argument("--clients", type=int, default=256)
+    parser.add_argument("--processes", type=int, default=max(1, min(4, (os.cpu_count() or 1) // 4)), help="of clients")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--max_tokens", type=int, default=48)
     parser.add_argument("--num_slots", type=int)

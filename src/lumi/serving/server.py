@@ -35,9 +35,10 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, app: FastAPI, service: Service, greeting: str) -> None:
+        # httptools, which uvicorn would take where it is installed, knows no limit for the size of headers
         config = uvicorn.Config(
-            app, log_config=None, log_level="error", access_log=False, server_header=False, ws="none", lifespan="on",
-            timeout_graceful_shutdown=_CLOSING_SECONDS,
+            app, http="h11", log_config=None, log_level="error", access_log=False, server_header=False, ws="none",
+            lifespan="on", timeout_graceful_shutdown=_CLOSING_SECONDS,
         )  # fmt: skip
         super().__init__(config)
         self._service, self._greeting = service, greeting

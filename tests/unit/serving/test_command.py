@@ -134,3 +134,15 @@ def test_when_the_time_is_over_streams_end_with_an_error(checkpoints):
         assert json.loads(last[6:])["error"]["code"] == "stopping"
         assert process.wait(timeout=20) == 130
         assert "Traceback" not in process.stderr.read()
+
+
+def test_headers_have_an_end(checkpoints):
+    """Also where httptools is installed, which has none for them."""
+    with command("--model_path", str(checkpoints.tuned), "--device", "cpu") as (_, url):
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        with socket.create_connection(address, timeout=10) as connection:
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n")
+            line = b"X-Long: " + b"a" * 8000 + b"\r\n"
+            with pytest.raises((BrokenPipeError, ConnectionResetError)):  # it closes the connection
+                for _ in range(2500):
+                    connection.sendall(line)

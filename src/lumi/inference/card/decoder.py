@@ -26,6 +26,7 @@ class Buffers(NamedTuple):
     """What stands between the kernels of a step, for the largest number of rows."""
 
     x_BD: Tensor
+    squares_BQ: Tensor  # float32, of x_BD
     qkv: Tensor
     parts: Tensor  # float32 [B, H, P, E]
     sums: Tensor  # float32 [B, H, P]
@@ -42,6 +43,7 @@ class Buffers(NamedTuple):
         shares = (max(size * num_parts(size, heads) for size in range(1, rows + 1)), heads, e)
         return cls(
             torch.empty(rows, config.d_model, dtype=dtype, device=device),
+            torch.empty(rows, triton.cdiv(config.d_model, kernels.SQUARES.value), device=device),
             torch.empty(rows, (heads + 2 * config.num_kv_heads) * e, dtype=dtype, device=device),
             torch.empty(shares, device=device),
             torch.empty(shares[:2], device=device),
@@ -91,7 +93,11 @@ QKV, OUT, GATE_UP, DOWN, HEAD = (
 def multiply(
     product: Product, a_BK: Tensor, weight: Tensor, out: Tensor, rows: int, eps: float, buffers: Buffers
 ) -> None:
-    """Run one product of a step; ``out`` [B, N] is written, or added to."""
+    """Run one product of a step; ``out`` [B, N] is written, or added to.
+
+    With a norm ``buffers.squares_BQ`` has to be that of ``a_BK``; what is added to leaves its own there. One or two
+    rows neither read nor write it.
+    """
     inputs, outputs = weight.shape[1], weight.shape[0] // (2 if product.gated else 1)
     d_model = outputs if product.add else inputs
     tile = tiling(product.name, rows, inputs, d_model)
@@ -112,8 +118,8 @@ def multiply(
         )
         return
     kernels.matmul[(triton.cdiv(outputs, tile.bn), triton.cdiv(rows, tile.bm), tile.split)](
-        a_BK, weight, out, buffers.shares, buffers.arrived, rows, outputs, eps, **around, SPLIT=tile.split,
-        BM=tile.bm, BN=tile.bn, BK=tile.bk, num_warps=tile.warps, num_stages=tile.stages,
+        a_BK, weight, out, buffers.squares_BQ, buffers.shares, buffers.arrived, rows, outputs, eps, **around,
+        SPLIT=tile.split, BM=tile.bm, BN=tile.bn, BK=tile.bk, num_warps=tile.warps, num_stages=tile.stages,
         **_early(weight.device, rows, d_model),
     )  # fmt: skip
 
@@ -152,7 +158,7 @@ def decode(
     rows, d, eps = len(slots_B), weights.config.d_model, weights.config.norm_eps
     x, qkv, mixed, gated = buffers.x_BD, buffers.qkv, buffers.mixed, buffers.gated_BF
     kernels.gather[(rows, triton.cdiv(d, 256))](
-        last_S, slots_B, weights.embedding_VD, x, d, BLOCK=256, **_early(x.device, rows, d)
+        last_S, slots_B, weights.embedding_VD, x, buffers.squares_BQ, d, BLOCK=256, **_early(x.device, rows, d)
     )
     for layer, block in enumerate(weights.blocks):
         multiply(QKV, x, block.qkv, qkv, rows, eps, buffers)

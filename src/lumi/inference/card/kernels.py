@@ -3,20 +3,23 @@
     gather -> ( norm, q k v -> rotate, keep, attend -> out, add -> norm, gate up -> down, add ) x layers
            -> norm, head -> draw
 
-Each does what the plain decoder does, except that a norm's scale is applied behind its product. Where programs share
-the work on one result, the last of them to be done puts it together: `arrived` counts them, and is zero between
-kernels. A row names its slot, and everything a slot needs stands on the device, so that the host sends nothing
-between steps. One or two rows are multiplied without matrix units, each program reading whole rows of a matrix at
-once: what counts then is how soon the last byte arrives.
+Each does what the plain decoder does, except that a norm's scale is applied behind its product; whoever writes a row
+keeps the squares for it, summed over `SQUARES` columns each. Where programs share the work on one result, the last of
+them to be done puts it together: `arrived` counts them, and is zero between kernels. A row names its slot, and
+everything a slot needs stands on the device, so that the host sends nothing between steps. One or two rows are
+multiplied without matrix units, each program reading whole rows of a matrix at once: what counts then is how soon the
+last byte arrives.
 
 For prompts: `norm_rows`, `turn`, `attend_prompts`, `gate_rows` stand between the products.
 
 Shapes: B rows, D d_model, H query heads, K key/value heads, E head_dim, F d_ffn, V vocabulary, S slots, C positions
-of a slot, P parts of a row's attention.
+of a slot, P parts of a row's attention, Q = D / SQUARES rounded up.
 """
 
 import triton
 import triton.language as tl
+
+SQUARES: tl.constexpr = tl.constexpr(16)
 
 
 @triton.jit
@@ -41,14 +44,28 @@ def _prefetch(addresses, EARLY: tl.constexpr):
 
 
 @triton.jit
-def gather(last, slots, table, x, D, BLOCK: tl.constexpr, EARLY: tl.constexpr):
-    """x[row] = table[last token of its slot]."""
+def _keep_squares(values, squares, m, here, first, D, BM: tl.constexpr, BN: tl.constexpr):
+    """Store the sums of squares of some columns of x, [BM, BN], from column ``first`` on; beyond D they are zero."""
+    wide = values.to(tl.float32)
+    sums = tl.sum(tl.reshape(wide * wide, [BM, BN // SQUARES, SQUARES]), 2)
+    count = tl.cdiv(D, SQUARES)
+    q = first // SQUARES + tl.arange(0, BN // SQUARES)
+    tl.store(squares + m[:, None] * count + q[None, :], sums, mask=here & (q < count)[None, :])
+
+
+@triton.jit
+def gather(last, slots, table, x, squares, D, BLOCK: tl.constexpr, EARLY: tl.constexpr):
+    """x[row] = table[last token of its slot]; squares [B, Q] of it."""
     _let_next_start(EARLY)
     _wait_for_previous(EARLY)
     row = tl.program_id(0)
     token = tl.load(last + tl.load(slots + row)).to(tl.int64)
-    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(x + row * D + at, tl.load(table + token * D + at, mask=at < D), mask=at < D)
+    first = tl.program_id(1) * BLOCK
+    at = first + tl.arange(0, BLOCK)
+    values = tl.load(table + token * D + at, mask=at < D, other=0.0)
+    tl.store(x + row * D + at, values, mask=at < D)
+    m = row + tl.arange(0, 1)
+    _keep_squares(values[None, :], squares, m, (m >= 0)[:, None], first, D, 1, BLOCK)
 
 
 @triton.jit
@@ -63,42 +80,45 @@ def _is_last(counter, COUNT: tl.constexpr):
 
 @triton.jit(do_not_specialize=["rows"])
 def matmul(
-    a, weight, out, shares, arrived, rows, N, eps,
+    a, weight, out, squares, shares, arrived, rows, N, eps,
     K: tl.constexpr, NORM: tl.constexpr, GATED: tl.constexpr, ADD: tl.constexpr, SPLIT: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Out = a weight^T.
 
-    NORM: of the normed rows of a. GATED: silu of that, times the product with the rows of weight behind the first N.
-    ADD: to what out holds. SPLIT: so many programs share K; shares [SPLIT, B, N], float32, is used up.
+    NORM: of the normed rows of a, with the squares [B, Q] of a. GATED: silu of that, times the product with the rows
+    of weight behind the first N. ADD: to what out holds; the squares of the result are written. SPLIT: so many
+    programs share K; shares [SPLIT, B, N], float32, is used up.
     """
-    tl.static_assert(SPLIT == 1 or not (NORM or GATED), "squares and gates are not shared out")
+    tl.static_assert(SPLIT == 1 or not (NORM or GATED), "norms and gates are not shared out")
     _let_next_start(EARLY)
-    # gate and up are one product: two in one loop triton 3.6 lets run into each other
+    # what a loop loads must go into one product and nowhere else: triton 3.6 gives a tile that has a second use, be it
+    # a product or a sum of squares, one place too few, and fills it again while the matrix units still read it. So
+    # gate and up are one product, and the squares come from elsewhere
     BOTH: tl.constexpr = 2 * BN if GATED else BN
     m = tl.program_id(1) * BM + tl.arange(0, BM)
     both = tl.arange(0, BOTH)
     columns = tl.program_id(0) * BN + both % BN
     here, there = (m < rows)[:, None], (columns < N)[:, None]
     w_rows = weight + (columns + both // BN * N)[:, None].to(tl.int64) * K
-    squares = tl.zeros([BM], tl.float32)
     sums = tl.zeros([BM, BOTH], tl.float32)
     share = (K + SPLIT * BK - 1) // (SPLIT * BK) * BK
     first = tl.program_id(2) * share
     line = tl.minimum(first + 64 * tl.arange(0, triton.next_power_of_2(triton.cdiv(K, 64 * SPLIT))), K - 1)
     _prefetch(tl.where(there, w_rows, weight) + line[None, :], EARLY)
     _wait_for_previous(EARLY)
+    if NORM:  # asked for now, and wanted behind the loop
+        count: tl.constexpr = (K + SQUARES - 1) // SQUARES
+        q = tl.arange(0, triton.next_power_of_2(count))
+        parts = tl.load(squares + m[:, None] * count + q[None, :], mask=here & (q < count)[None, :], other=0.0)
     for begin in range(first, min(first + share, K), BK):
         k = begin + tl.arange(0, BK)
         inside = (k < K)[None, :]
         left = tl.load(a + m[:, None] * K + k[None, :], mask=here & inside, other=0.0)
         w = tl.load(w_rows + k[None, :], mask=there & inside, other=0.0)
         sums = tl.dot(left, tl.trans(w), sums, input_precision="ieee")
-        if NORM:
-            wide = left.to(tl.float32)
-            squares += tl.sum(wide * wide, 1)
     if NORM:
-        sums *= tl.rsqrt(squares / K + eps)[:, None]
+        sums *= tl.rsqrt(tl.sum(parts, 1) / K + eps)[:, None]
     if GATED:
         sums, others = tl.split(tl.permute(tl.reshape(sums, [BM, 2, BN]), [0, 2, 1]))
     else:
@@ -116,8 +136,10 @@ def matmul(
             for number in tl.static_range(SPLIT):
                 sums += tl.load(shares + number * size + at, mask=kept, other=0.0, cache_modifier=".cg")
     if last:
-        y = _finish(sums, others, out + at, kept, GATED, ADD, weight.dtype.element_ty)
-        tl.store(out + at, y.to(out.dtype.element_ty), mask=kept)
+        y = _finish(sums, others, out + at, kept, GATED, ADD, weight.dtype.element_ty).to(out.dtype.element_ty)
+        tl.store(out + at, y, mask=kept)
+        if ADD:
+            _keep_squares(y, squares, m, here, tl.program_id(0) * BN, N, BM, BN)
 
 
 @triton.jit
@@ -126,7 +148,10 @@ def matvec(
     K: tl.constexpr, NORM: tl.constexpr, GATED: tl.constexpr, ADD: tl.constexpr,
     BN: tl.constexpr, BK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """What `matmul` does, for a row at a time; the weights are on their way before the row is there."""
+    """What `matmul` does, for a row at a time; the weights are on their way before the row is there.
+
+    The squares are no work worth saving here: every program has the whole row.
+    """
     _let_next_start(EARLY)
     row = tl.program_id(1)
     n = tl.program_id(0) * BN + tl.arange(0, BN)
