@@ -402,7 +402,7 @@ def measure(options: argparse.Namespace) -> dict:
         host, _, port = url.removeprefix("http://").rpartition(":")
         counts = [count for count in (1, 16, 64, 256) if count <= options.clients]
         common = ((host, int(port)), cases)
-        begin_all = [pool.submit(time.sleep, 0.1) for _ in range(options.processes)]  # they import what they need
+        begin_all = [pool.submit(time.sleep, 1.0) for _ in range(options.processes)]  # they import what they need
         for one in begin_all:
             one.result()
         memory, levels = [megabytes(pid)], []

@@ -8,6 +8,7 @@ A second signal does not wait for the answers.
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import sys
@@ -35,10 +36,11 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, app: FastAPI, service: Service, greeting: str) -> None:
-        # httptools, which uvicorn would take where it is installed, knows no limit for the size of headers
+        # not what uvicorn would take where it is installed: httptools knows no limit for the size of headers, and with
+        # uvloop more and smaller events are sent, half as many tokens (docs/results.md)
         config = uvicorn.Config(
-            app, http="h11", log_config=None, log_level="error", access_log=False, server_header=False, ws="none",
-            lifespan="on", timeout_graceful_shutdown=_CLOSING_SECONDS,
+            app, loop="asyncio", http="h11", ws="none", lifespan="on", log_config=None, log_level="error",
+            access_log=False, server_header=False, timeout_graceful_shutdown=_CLOSING_SECONDS,
         )  # fmt: skip
         super().__init__(config)
         self._service, self._greeting = service, greeting
@@ -53,6 +55,8 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        gc.collect()
+        gc.freeze()  # what is there now stays: to look through it again and again held all streams for 0.2 s each time
         say(self._greeting)
 
     @contextlib.contextmanager
