@@ -5,9 +5,10 @@
 
 First 1, 16, 64, 256 streams by turns, for latencies as a client sees them; then, for half of the time, all clients
 with everything mixed. Every answer that came to its end is held against the one that the engine gives alone, in this
-process (greedy and seeded ones); of an answer that was cut, what had come. Where they differ, the deciding gap is how
-little the logits must move (normal noise of that size, the model in float32) for another token to be drawn there. In
-the end the slots have to be free, and the memory where it was.
+process (greedy and seeded ones); of an answer that was cut, what had come. Where the texts differ, the deciding gap is
+how little the logits must move (normal noise of that size, the model in float32, 64 tries) for another token to be
+drawn there; ``--all_gaps`` says how often that is so anywhere. In the end the slots have to be free, and the memory
+where it was.
 """
 
 import argparse
@@ -91,7 +92,6 @@ class Tally:
     statuses: Counter = field(default_factory=Counter)
     kinds: Counter = field(default_factory=Counter)
     compared: int = 0
-    tokens: int = 0
     firsts: list[float] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
     different: Counter = field(default_factory=Counter)  # (number of a case, token at which it differs)
@@ -115,14 +115,17 @@ class Tally:
             return
         if outcome.status != 200:
             return
-        self.firsts.append(outcome.first)
+        if outcome.first:  # a whole answer has no first event
+            self.firsts.append(outcome.first)
         self.gaps += outcome.gaps
         self.compared += 1
-        self.tokens += len(case.pieces) if outcome.ended else 0
+        if kind != "leaves" and not (outcome.ended or outcome.error):
+            self.problems[f"{kind}: cut"] += 1
         if outcome.text != case.text if outcome.ended else not case.text.startswith(outcome.text):
             pairs = zip(outcome.text, case.text, strict=False)
             place = next((at for at, (one, other) in enumerate(pairs) if one != other), len(outcome.text))
             ends = np.cumsum([len(piece) for piece in case.pieces])
+            ends -= ends[-1] - len(case.text)  # spaces at the beginning of a chat's answer are left out
             token = min(int(np.searchsorted(ends, place, side="right")), len(case.pieces) - 1)
             self.different[case.number, max(0, token)] += 1
 
@@ -189,8 +192,8 @@ def make_cases(options: argparse.Namespace, model_id: str, count: int = 32) -> l
 @torch.inference_mode()
 def deciding_gaps(
     options: argparse.Namespace, cases: Sequence[Case], places: Sequence[tuple[int, int]]
-) -> dict[tuple[int, int], float]:
-    """Return for tokens of cases the least of ``NOISE`` that draws another token there in one of 64 tries."""
+) -> dict[tuple[int, int], float | None]:
+    """Return for tokens of cases the least of ``NOISE`` that draws another token there in one of 64 tries, if any."""
     device = choose_device(options.device)
     model, noise = load_model(options.model_path, device=device, dtype=torch.float32), torch.Generator(device)
     found = {}
@@ -207,7 +210,7 @@ def deciding_gaps(
                 found[number, token] = size
                 break
         else:
-            found[number, token] = float("inf")
+            found[number, token] = None
     return found
 
 
@@ -308,15 +311,13 @@ async def mixture(address: tuple[str, int], cases: list[Case], numbers: Sequence
                 outcome.gaps = []
             else:
                 outcome = await ask(address, {**case.body, "stream": kind == "stream"})
-            if kind == "whole":
-                outcome.first = 0.0
             tally.add(kind, case, outcome)
 
     await asyncio.gather(*(client(number) for number in numbers))
     return tally
 
 
-def begin(what: Callable[..., Awaitable[Tally]], *arguments: object) -> tuple[Tally, float]:
+def run_clients(what: Callable[..., Awaitable[Tally]], *arguments: object) -> tuple[Tally, float]:
     """Run clients in this process; return what they saw, and the processor's seconds that it took."""
     used = time.process_time()
     return asyncio.run(what(*arguments)), time.process_time() - used  # type: ignore[arg-type]
@@ -327,9 +328,15 @@ def spread(
     cases: list[Case], clients: int, seconds: float, pid: int | None,
 ) -> tuple[Tally, dict]:  # fmt: skip
     """Share out clients over processes, so that they are not what is measured."""
-    tally, began, used = Tally(), time.perf_counter(), processor_seconds(pid)
+    url = "http://{}:{}".format(*address)
+    tally, written, began, used = (
+        Tally(),
+        gauges(url)["generated_tokens_total"],
+        time.perf_counter(),
+        processor_seconds(pid),
+    )
     shares = [share for first in range(processes) if (share := range(first, clients, processes))]
-    running = [pool.submit(begin, what, address, cases, share, seconds) for share in shares]
+    running = [pool.submit(run_clients, what, address, cases, share, seconds) for share in shares]
     busy = []
     for one in running:
         found, seconds_used = one.result()
@@ -337,7 +344,7 @@ def spread(
         busy.append(seconds_used)
     took = time.perf_counter() - began
     return tally, {
-        "tokens_per_second": round(tally.tokens / took),
+        "tokens_per_second": round((gauges(url)["generated_tokens_total"] - written) / took),
         "server_cpus": round((processor_seconds(pid) - used) / took, 2),
         "busiest_client_cpus": round(max(busy) / took, 2),
     }
@@ -385,7 +392,7 @@ def gauges(url: str) -> dict[str, float]:
     out: Counter = Counter()
     for line in lines:
         if found := re.match(
-            r"lumi_(answers_running|answers_waiting|slots|engine_failures|answers_\w+_total){.*} (\S+)", line
+            r"lumi_(answers_running|answers_waiting|slots|engine_failures|\w+_total){model.*} (\S+)", line
         ):
             out[found[1]] += float(found[2])
     return dict(out)
@@ -402,9 +409,8 @@ def measure(options: argparse.Namespace) -> dict:
         host, _, port = url.removeprefix("http://").rpartition(":")
         counts = [count for count in (1, 16, 64, 256) if count <= options.clients]
         common = ((host, int(port)), cases)
-        begin_all = [pool.submit(time.sleep, 1.0) for _ in range(options.processes)]  # they import what they need
-        for one in begin_all:
-            one.result()
+        for started in [pool.submit(time.sleep, 1.0) for _ in range(options.processes)]:  # they import what they need
+            started.result()
         memory, levels = [megabytes(pid)], []
         for streams in counts:
             seconds = options.seconds / 2 / len(counts)
@@ -420,11 +426,22 @@ def measure(options: argparse.Namespace) -> dict:
     rows = [*levels, mixed]
     places = sorted({(one["case"], one["token"]) for row in rows for one in row["different"]})
     gaps = deciding_gaps(options, cases, places) if places else {}
+    everywhere = {}
+    if options.all_gaps:
+        for greedy in (True, False):
+            alike = [case for case in cases if (case.config.temperature == 0) is greedy]
+            every = deciding_gaps(
+                options, cases, [(case.number, at) for case in alike for at in range(len(case.pieces))]
+            )
+            everywhere["greedy" if greedy else "seeded"] = {
+                size: round(sum(gap is not None and gap <= size for gap in every.values()) / len(every), 4)
+                for size in NOISE
+            }
     for one in (one for row in rows for one in row["different"]):
         one["gap"] = gaps[one["case"], one["token"]]
     return {
         "model": model_id, "device": str(choose_device(options.device)), "dtype": options.dtype,
-        "clients": options.clients, "rows": rows, "kinds": dict(tally.kinds),
+        "clients": options.clients, "rows": rows, "kinds": dict(tally.kinds), "share_decided_within": everywhere,
         "gauges_at_the_end": state, "rss_mb": dict(zip(("start", "after_levels", "end"), memory, strict=True)),
     }  # fmt: skip
 
@@ -458,8 +475,11 @@ def show(found: dict) -> None:
             f" {sum(one['count'] for one in row['different'])} | {widest[0]:g} / {widest[1]:g} |"
             f" {row['server_cpus']}, {row['busiest_client_cpus']} |"
         )
-    mixed = found["rows"][-1]
-    print(f"\nmixed: {found['kinds']}, statuses {mixed['statuses']}, problems {mixed['problems'] or 'none'}")
+    print(f"\nmixed: {found['kinds']}")
+    for row in found["rows"]:
+        print(f"{row['streams']}: statuses {row['statuses']}, problems {row['problems'] or 'none'}")
+    for kind, shares in found["share_decided_within"].items():
+        print(f"of all tokens of {kind} answers, decided within noise of: {shares}")
     print(f"at the end: {found['gauges_at_the_end']}\nresident MB: {found['rss_mb']}")
 
 
@@ -471,6 +491,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=max(1, min(4, (os.cpu_count() or 1) // 4)), help="of clients")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--max_tokens", type=int, default=48)
+    parser.add_argument("--all_gaps", action="store_true", help="also how many tokens are decided so narrowly anywhere")
     parser.add_argument("--num_slots", type=int)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")

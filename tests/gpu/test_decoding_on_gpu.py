@@ -127,11 +127,15 @@ def test_prompts_come_in_as_with_the_plain_decoder(shape, dtype):
 
 
 def squares_of(values):
-    """Return what `kernels.SQUARES` columns of each row sum up to."""
-    return torch.nn.functional.pad(values.float().square(), (0, -values.shape[1] % 16)).unflatten(1, (-1, 16)).sum(2)
+    """Return what the squares of some columns of each row sum up to."""
+    from lumi.inference.card.kernels import SQUARES
+
+    width = SQUARES.value
+    padded = torch.nn.functional.pad(values.float().square(), (0, -values.shape[1] % width))
+    return padded.unflatten(1, (-1, width)).sum(2)
 
 
-ODD, OURS = [(40, 50), (128, 97)], [(256, 1000), (768, 2304), (256, 32_000), (512, 32_000), (768, 32_000)]
+ODD, OURS = [(40, 50), (128, 97)], [(256, 1000), (768, 2304), (256, 32_768), (512, 32_768), (768, 32_768)]
 
 
 @pytest.mark.parametrize("inputs, outputs", ODD + OURS * (not INTERPRETED))

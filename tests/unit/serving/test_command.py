@@ -12,8 +12,11 @@ from tests.servers import KEY, command
 
 from lumi.errors import ConfigError, DataError, IntegrityError, LumiError, TokenizerMismatch
 from lumi.serving import ServeConfig, serve
+from lumi.serving.app import create_app
+from lumi.serving.limits import Limits
 from lumi.serving.served_model import model_ids
-from lumi.serving.server import bind
+from lumi.serving.server import Server, bind
+from lumi.serving.service import Service
 
 
 @pytest.fixture(autouse=True)
@@ -138,6 +141,9 @@ def test_when_the_time_is_over_streams_end_with_an_error(checkpoints):
 
 def test_headers_have_an_end(checkpoints):
     """Also where httptools is installed, which has none for them."""
+    service = Service([], Limits())
+    config = Server(create_app(service), service, "").config
+    assert (config.http, config.loop) == ("h11", "asyncio")
     with command("--model_path", str(checkpoints.tuned), "--device", "cpu") as (_, url):
         address = ("127.0.0.1", int(url.rpartition(":")[2]))
         with socket.create_connection(address, timeout=10) as connection:
