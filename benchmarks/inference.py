@@ -103,7 +103,7 @@ def runners(model: Llama, prompts: torch.Tensor, options: argparse.Namespace) ->
                 other, prompts.to(device), options.new_tokens, cache_implementation="static"
             )
     if "nanochat" in options.peers:
-        found["nanochat"] = nanochat(model.config, prompts, options.new_tokens)
+        found["nanochat"] = nanochat(model, prompts, options.new_tokens)
     if "llama.cpp" in options.peers:
         for kind in ("f32", *(["f16", "q8_0"] if options.narrow else [])):
             found[f"llama.cpp {kind}"] = llama_cpp(options.model_path, prompts, options.new_tokens, kind)
@@ -141,11 +141,11 @@ def transformers(model: torch.nn.Module, prompts: torch.Tensor, new_tokens: int,
     return run
 
 
-def nanochat(shape: ModelConfig, prompts: torch.Tensor, new_tokens: int) -> Run:
+def nanochat(model: Llama, prompts: torch.Tensor, new_tokens: int) -> Run:
     """Its engine with its own model, as deep and wide as ours, of drawn weights.
 
-    It is no Llama, its engine answers one prompt in all rows, and on a card it is in bf16; its kernel for attention is
-    taken where it is at hand.
+    It is no Llama, its engine answers one prompt in all rows, and on a card it is in bf16, its weights cast at each
+    use; its kernel for attention is taken where it is at hand.
     """
     from nanochat.engine import Engine as NanochatEngine
     from nanochat.gpt import GPT, GPTConfig
@@ -159,15 +159,16 @@ def nanochat(shape: ModelConfig, prompts: torch.Tensor, new_tokens: int) -> Run:
         def get_bos_token_id(self) -> int:
             return -1
 
+    shape = model.config
     with torch.device("meta"):
         config = GPTConfig(
             sequence_len=shape.sequence_length, vocab_size=shape.vocab_size, n_layer=shape.n_layer, n_head=shape.n_head,
             n_kv_head=shape.n_head, n_embd=shape.d_model, window_pattern="L",
         )  # fmt: skip
-        model = GPT(config)
-    model.to_empty(device=choose_device("auto"))
-    model.init_weights()
-    engine = NanochatEngine(model.eval(), NoEnds())
+        other = GPT(config)
+    other.to_empty(device=model.lm_head.weight.device)
+    other.init_weights()
+    engine = NanochatEngine(other.eval(), NoEnds())
     prompt = prompts[0].tolist()
 
     def run() -> int:

@@ -72,6 +72,10 @@ class Case:
     token_ids: list[int]
     config: GenerationConfig
 
+    @property
+    def is_greedy(self) -> bool:
+        return self.config.temperature == 0
+
 
 @dataclass
 class Outcome:
@@ -324,17 +328,13 @@ def run_clients(what: Callable[..., Awaitable[Tally]], *arguments: object) -> tu
 
 
 def spread(
-    pool: ProcessPoolExecutor, processes: int, what: Callable[..., Awaitable[Tally]], address: tuple[str, int],
-    cases: list[Case], clients: int, seconds: float, pid: int | None,
+    pool: ProcessPoolExecutor, processes: int, what: Callable[..., Awaitable[Tally]], url: str, pid: int | None,
+    cases: list[Case], clients: int, seconds: float,
 ) -> tuple[Tally, dict]:  # fmt: skip
     """Share out clients over processes, so that they are not what is measured."""
-    url = "http://{}:{}".format(*address)
-    tally, written, began, used = (
-        Tally(),
-        gauges(url)["generated_tokens_total"],
-        time.perf_counter(),
-        processor_seconds(pid),
-    )
+    host, _, port = url.removeprefix("http://").rpartition(":")
+    address, tally = (host, int(port)), Tally()
+    written, used, began = metrics(url)["generated_tokens_total"], processor_seconds(pid), time.perf_counter()
     shares = [share for first in range(processes) if (share := range(first, clients, processes))]
     running = [pool.submit(run_clients, what, address, cases, share, seconds) for share in shares]
     busy = []
@@ -344,7 +344,7 @@ def spread(
         busy.append(seconds_used)
     took = time.perf_counter() - began
     return tally, {
-        "tokens_per_second": round((gauges(url)["generated_tokens_total"] - written) / took),
+        "tokens_per_second": round((metrics(url)["generated_tokens_total"] - written) / took),
         "server_cpus": round((processor_seconds(pid) - used) / took, 2),
         "busiest_client_cpus": round(max(busy) / took, 2),
     }
@@ -385,8 +385,8 @@ def megabytes(pid: int | None) -> float:
     return round(psutil.Process(pid).memory_info().rss / 1e6, 1) if pid else 0.0
 
 
-def gauges(url: str) -> dict[str, float]:
-    """Return what /metrics says of slots and failures, over all models."""
+def metrics(url: str) -> dict[str, float]:
+    """Return what /metrics says of slots, answers, tokens and failures, over all models."""
     with urllib.request.urlopen(url + "/metrics", timeout=30) as answer:
         lines = answer.read().decode().splitlines()
     out: Counter = Counter()
@@ -406,49 +406,52 @@ def measure(options: argparse.Namespace) -> dict:
         with urllib.request.urlopen(url + "/v1/models", timeout=30) as answer:
             model_id = json.load(answer)["data"][0]["id"]
         cases = make_cases(options, model_id)
-        host, _, port = url.removeprefix("http://").rpartition(":")
         counts = [count for count in (1, 16, 64, 256) if count <= options.clients]
-        common = ((host, int(port)), cases)
+        common = (url, pid, cases)
         for started in [pool.submit(time.sleep, 1.0) for _ in range(options.processes)]:  # they import what they need
             started.result()
-        memory, levels = [megabytes(pid)], []
+        memory, rows = [megabytes(pid)], []
         for streams in counts:
             seconds = options.seconds / 2 / len(counts)
-            tally, rates = spread(pool, options.processes, level, *common, streams, seconds, pid)
-            levels.append({"streams": streams, **rates, **tally.latencies(), **counted(tally, cases)})
+            tally, rates = spread(pool, options.processes, level, *common, streams, seconds)
+            rows.append({"streams": streams, **rates, **tally.latencies(), **counted(tally, cases)})
         memory.append(megabytes(pid))
-        tally, rates = spread(pool, options.processes, mixture, *common, options.clients, options.seconds / 2, pid)
+        tally, rates = spread(pool, options.processes, mixture, *common, options.clients, options.seconds / 2)
+        mixed = f"{options.clients} mixed"
+        rows.append({"streams": mixed, **rates, **tally.latencies(), **counted(tally, cases)})
         until = time.perf_counter() + 10
-        while (state := gauges(url))["answers_running"] + state["answers_waiting"] and time.perf_counter() < until:
+        while (state := metrics(url))["answers_running"] + state["answers_waiting"] and time.perf_counter() < until:
             time.sleep(0.1)
         memory.append(megabytes(pid))
-    mixed = {"streams": f"{options.clients} mixed", **rates, **tally.latencies(), **counted(tally, cases)}
-    rows = [*levels, mixed]
-    places = sorted({(one["case"], one["token"]) for row in rows for one in row["different"]})
-    gaps = deciding_gaps(options, cases, places) if places else {}
-    everywhere = {}
-    if options.all_gaps:
-        for greedy in (True, False):
-            alike = [case for case in cases if (case.config.temperature == 0) is greedy]
-            every = deciding_gaps(
-                options, cases, [(case.number, at) for case in alike for at in range(len(case.pieces))]
-            )
-            everywhere["greedy" if greedy else "seeded"] = {
-                size: round(sum(gap is not None and gap <= size for gap in every.values()) / len(every), 4)
-                for size in NOISE
-            }
-    for one in (one for row in rows for one in row["different"]):
-        one["gap"] = gaps[one["case"], one["token"]]
     return {
         "model": model_id, "device": str(choose_device(options.device)), "dtype": options.dtype,
-        "clients": options.clients, "rows": rows, "kinds": dict(tally.kinds), "share_decided_within": everywhere,
+        "clients": options.clients, "rows": rows, "kinds": dict(tally.kinds),
+        "share_decided_within": add_gaps(options, cases, rows),
         "gauges_at_the_end": state, "rss_mb": dict(zip(("start", "after_levels", "end"), memory, strict=True)),
     }  # fmt: skip
 
 
+def add_gaps(options: argparse.Namespace, cases: Sequence[Case], rows: list[dict]) -> dict[str, dict[float, float]]:
+    """Add to what differs in rows its deciding gap; return, if it was asked for, how narrow tokens are anywhere."""
+    different = [one for row in rows for one in row["different"]]
+    places = {(one["case"], one["token"]) for one in different}
+    if options.all_gaps:
+        places |= {(case.number, token) for case in cases for token in range(len(case.pieces))}
+    gaps = deciding_gaps(options, cases, sorted(places)) if places else {}
+    for one in different:
+        one["gap"] = gaps[one["case"], one["token"]]
+    shares = {}
+    for name, greedy in (("greedy", True), ("seeded", False)) if options.all_gaps else ():
+        alike = [gap for (number, _), gap in gaps.items() if cases[number].is_greedy is greedy]
+        shares[name] = {
+            size: round(sum(gap is not None and gap <= size for gap in alike) / len(alike), 4) for size in NOISE
+        }
+    return shares
+
+
 def counted(tally: Tally, cases: Sequence[Case]) -> dict:
     different = [
-        {"case": number, "token": token, "greedy": cases[number].config.temperature == 0, "count": count}
+        {"case": number, "token": token, "greedy": cases[number].is_greedy, "count": count}
         for (number, token), count in sorted(tally.different.items())
     ]
     return {

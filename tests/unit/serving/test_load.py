@@ -3,7 +3,7 @@
 import asyncio
 from types import SimpleNamespace
 
-from benchmarks.serving_load import gauges, level, make_cases, mixture
+from benchmarks.serving_load import level, make_cases, metrics, mixture
 from tests.servers import load, serving, wait_until
 
 CLIENTS, SECONDS = 24, 3.0
@@ -26,7 +26,7 @@ def test_under_load_no_answer_is_wrong_and_nothing_is_left(checkpoints, slow):
         assert set(streamed.statuses) == {200}
         assert all(mixed.kinds[kind] for kind in ("stream", "whole", "leaves", "nonsense")), mixed.kinds
         wait_until(lambda: server.service.num_open == 0)
-        state = gauges(server.url)
+        state = metrics(server.url)
         assert state["answers_running"] == state["answers_waiting"] == state["engine_failures"] == 0
         assert state["answers_cancelled_total"] > 0
         thread = server.models[0].thread
